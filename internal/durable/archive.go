@@ -1,0 +1,206 @@
+package durable
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stampLayout names a version by when it was replaced. Stamps sort as their times do.
+const stampLayout = "20060102T150405.000000000Z"
+
+// Archive keeps what was overwritten or deleted, as plain files that can be read without this program: the versions
+// of live/a/key.pem are live/a/key.pem/20060102T150405.000000000Z under the archive's root. Directories are 0700;
+// links are kept as links. A path's versions are limited in number, the number of paths is not: do not keep what
+// expires by itself. Its methods may be used from several goroutines.
+type Archive struct {
+	root *Root
+	keep int
+	mu   sync.Mutex // held by Keep: the stamps of a path only grow, and no temporary in the archive is in use
+}
+
+// OpenArchive returns the archive in root, which must hold nothing else and have no other Archive. At least one version
+// per path is kept, so that the inode that was replaced last stays alive.
+func OpenArchive(root *Root, keep int) *Archive { return &Archive{root: root, keep: max(keep, 1)} }
+
+// Keep archives what stands at name, which stays as it is: call it before name is replaced or removed. It is a hard
+// link, which keeps the inode alive (nginx >= 1.27.4 takes a file with a reused inode for the old one), or a copy with
+// the same modification time, and a mode no wider, where no link can be made (another device, protected_hardlinks).
+// Directories and special files have no content to keep; neither has what is missing. If the newest version is that
+// very inode already, it is not kept again.
+//
+// Linking changes the original's Ctime, and nothing else of its Stat: compare with a Stat that was taken afterwards.
+//
+// A copy is durable on return. A link is ordered, not synced: it is in the same file system's journal as the rename or
+// removal that follows, and earlier.
+func (a *Archive) Keep(from *Root, name string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.keepOne(from, name); err != nil {
+		return fmt.Errorf("cannot archive %s: %w", from.full(name), err)
+	}
+	return nil
+}
+
+func (a *Archive) keepOne(from *Root, name string) error {
+	original, err := from.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || original.Kind != File && original.Kind != Symlink {
+		return err
+	}
+	shelf, err := a.root.open(shelfOf(name), private)
+	if err != nil {
+		return err
+	}
+	defer shelf.close()
+	versions, err := a.tidy(shelf, name)
+	if err != nil {
+		return err
+	}
+	if len(versions) > 0 {
+		newest, err := shelf.lstat(versions[0])
+		if err == nil && newest.Dev == original.Dev && newest.Ino == original.Ino {
+			return nil
+		}
+	}
+	stamp := nextStamp(versions, time.Now())
+	err = link(from, name, shelf, stamp)
+	if cannotLink(err) {
+		err = a.copy(from, name, original, shelfOf(name)+"/"+stamp)
+	}
+	if err != nil {
+		return err
+	}
+	for _, old := range versions[min(a.keep-1, len(versions)):] {
+		if err := shelf.remove(old); err != nil {
+			return failure("remove", a.root.full(shelfOf(name)+"/"+old), err)
+		}
+	}
+	return nil
+}
+
+// tidy lists the versions of one path, newest first, and removes what a crash left half copied.
+func (a *Archive) tidy(shelf directory, name string) ([]string, error) {
+	names, err := shelf.names(a.root.full(shelfOf(name)))
+	if err != nil {
+		return nil, err
+	}
+	for _, base := range names {
+		if IsTemp(base) {
+			// A directory is no copy but the shelf of an oddly named path, and not removed by this.
+			if err := unix.Unlinkat(int(shelf), base, 0); err != nil && !errors.Is(err, unix.EISDIR) {
+				return nil, err
+			}
+		}
+	}
+	return newestFirst(names), nil
+}
+
+func newestFirst(names []string) []string {
+	stamps := slices.DeleteFunc(slices.Clone(names), func(base string) bool { return !isStamp(base) })
+	slices.Sort(stamps)
+	slices.Reverse(stamps)
+	return stamps
+}
+
+func isStamp(base string) bool {
+	_, err := time.Parse(stampLayout, base)
+	return err == nil && len(base) == len(stampLayout)
+}
+
+// nextStamp is now, or right after the newest version where clocks stand still or go back.
+func nextStamp(newestFirst []string, now time.Time) string {
+	now = now.UTC()
+	if len(newestFirst) > 0 {
+		if newest, err := time.Parse(stampLayout, newestFirst[0]); err == nil && !now.After(newest) {
+			now = newest.Add(1)
+		}
+	}
+	return now.Format(stampLayout)
+}
+
+// shelfOf is the directory with the versions of name. A component that could be taken for a version gets a tilde, and
+// one that has tildes after such a text another, so that two names never share a shelf.
+func shelfOf(name string) string {
+	parts := strings.Split(name, "/")
+	for i, part := range parts {
+		if isStamp(strings.TrimRight(part, "~")) {
+			parts[i] = part + "~"
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
+// link links name to stamp on the shelf; a symbolic link is linked itself, not followed.
+func link(from *Root, name string, shelf directory, stamp string) error {
+	parent, base, err := from.parent(name)
+	if err != nil {
+		return err
+	}
+	defer parent.close()
+	return unix.Linkat(int(parent), base, int(shelf), stamp, 0)
+}
+
+func cannotLink(err error) bool {
+	return slices.ContainsFunc([]error{unix.EXDEV, unix.EPERM, unix.EMLINK, unix.EOPNOTSUPP, unix.ENOSYS},
+		func(reason error) bool { return errors.Is(err, reason) })
+}
+
+func (a *Archive) copy(from *Root, name string, original Stat, version string) error {
+	// Only the owner's permissions until it is known to belong to the same group.
+	v := Version{Kind: original.Kind, Perm: original.Perm & 0o700, Owner: Owner{UID: original.UID, GID: original.GID}}
+	var content io.ReadCloser
+	var err error
+	if original.Kind == Symlink {
+		v.Target, err = from.Readlink(name)
+	} else {
+		content, err = from.Open(name)
+	}
+	if err != nil {
+		return err
+	}
+	if content != nil {
+		defer content.Close() // nothing was written: no news in its error
+	}
+	token := rand.Text()
+	refused, err := a.root.stage(version, token, v, original.Mtime, content)
+	if err != nil {
+		return err
+	}
+	if err := a.root.settle(version, token); err != nil {
+		return err
+	}
+	if original.Kind == Symlink || refused != nil || v.Perm == original.Perm {
+		return nil
+	}
+	_, err = a.root.SetMode(version, original.Perm, AsItIs)
+	return err
+}
+
+// Versions returns the versions of name, newest first; none is not an error.
+func (a *Archive) Versions(name string) ([]string, error) {
+	names, err := a.root.ReadDir(shelfOf(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return newestFirst(names), err
+}
+
+// Open opens one of the Versions of name; a version that is a symbolic link matches ErrKind.
+func (a *Archive) Open(name, version string) (*os.File, error) {
+	if !isStamp(version) {
+		return nil, fmt.Errorf("%q: %w: a version looks like %s", version, ErrName, stampLayout)
+	}
+	return a.root.Open(shelfOf(name) + "/" + version)
+}

@@ -1,0 +1,138 @@
+package durable
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// MkDir makes a directory, its missing parents (mode 0755) first, or adjusts one that is there. Anything else that
+// stands there matches ErrKind. warn says that it is there but could not be given to its owner.
+func (r *Root) MkDir(name string, perm uint32, o Owner) (warn, err error) {
+	parent, base, err := r.parentOf(name, public)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.close()
+	made := true
+	err = unix.Mkdirat(int(parent), base, 0o700)
+	if errors.Is(err, unix.EEXIST) {
+		made, err = false, nil
+	}
+	if err != nil {
+		return nil, failure("make directory", r.full(name), err)
+	}
+	warn, err = parent.adjust(base, perm, o, Directory)
+	if err == nil && made {
+		err = parent.sync()
+	}
+	return failure("give away", r.full(name), warn), failure("make directory", r.full(name), err)
+}
+
+// SetMode changes the permissions and the owner of an existing file or directory, nothing else about it; anything else
+// there, a symbolic link above all, matches ErrKind. What loses a permission loses it before the owner changes, what
+// gains one gains it after. warn says that it could not be given to its owner.
+func (r *Root) SetMode(name string, perm uint32, o Owner) (warn, err error) {
+	parent, base, err := r.parent(name)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.close()
+	warn, err = parent.adjust(base, perm, o, File, Directory)
+	return failure("give away", r.full(name), warn), failure("change the mode of", r.full(name), err)
+}
+
+func (d directory) adjust(base string, perm uint32, o Owner, kinds ...Kind) (warn, err error) {
+	fd, st, err := d.openToRead(base)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	if !slices.Contains(kinds, st.Kind) {
+		return nil, fmt.Errorf("%w: a %s", ErrKind, st.Kind)
+	}
+	perm &= 0o777
+	if narrowed := st.Perm & perm; narrowed != st.Perm {
+		if err := unix.Fchmod(fd, narrowed); err != nil {
+			return nil, err
+		}
+	}
+	warn, err = give(fd, o)
+	if err == nil {
+		err = unix.Fchmod(fd, perm)
+	}
+	if err == nil {
+		err = fsync(fd)
+	}
+	if errors.Is(err, unix.EINVAL) && st.Kind == Directory {
+		err = nil // see sync
+	}
+	return warn, err
+}
+
+// Remove removes a file, a symbolic link (never what it points to) or an empty directory; a full one matches
+// ErrNotEmpty. What is missing already is removed. Durable only after SyncDir of the directory that held name.
+func (r *Root) Remove(name string) error {
+	parent, base, err := r.parent(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer parent.close()
+	if err := parent.remove(base); err != nil && !errors.Is(err, unix.ENOENT) {
+		return failure("remove", r.full(name), err)
+	}
+	return nil
+}
+
+// SyncDir makes durable which names a directory holds. If it was removed, its nearest parent that is still there is
+// synced instead: that is where its removal is written.
+func (r *Root) SyncDir(name string) error {
+	parts, err := split(name)
+	if err != nil {
+		return err
+	}
+	d, err := r.walk(parts, never)
+	for errors.Is(err, fs.ErrNotExist) && len(parts) > 0 {
+		parts = parts[:len(parts)-1]
+		d, err = r.walk(parts, never)
+	}
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return failure("sync", r.full(name), d.sync())
+}
+
+// WriteFile replaces a whole file: for state files. After a crash it holds the old data or the new.
+func (r *Root) WriteFile(name string, data []byte, perm uint32) error {
+	token := rand.Text()
+	if _, err := r.Stage(name, token, Version{Kind: File, Perm: perm, Owner: AsItIs}, bytes.NewReader(data)); err != nil {
+		return err
+	}
+	return r.settle(name, token)
+}
+
+// ReplaceSymlink makes name a symbolic link to target, in one rename. What it replaces is a file, a link, an empty
+// directory or nothing; a full directory matches ErrNotEmpty and stays.
+func (r *Root) ReplaceSymlink(name, target string) error {
+	token := rand.Text()
+	if _, err := r.Stage(name, token, Version{Kind: Symlink, Target: target, Owner: AsItIs}, nil); err != nil {
+		return err
+	}
+	return r.settle(name, token)
+}
+
+func (r *Root) settle(name, token string) error {
+	if err := r.Place(name, token); err != nil {
+		return errors.Join(err, r.Unstage(name, token))
+	}
+	return r.SyncDir(dirOf(name))
+}

@@ -1,0 +1,79 @@
+package durable
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestMkDirMakesOrAdjusts(t *testing.T) {
+	r := openRoot(t, t.TempDir())
+	for _, perm := range []uint32{0o750, 0o700, 0o755} {
+		warn, err := r.MkDir("a/b", perm, AsItIs)
+		must(t, err)
+		must(t, warn)
+		if st, err := r.Lstat("a/b"); err != nil || st.Perm != perm || st.Kind != Directory {
+			t.Errorf("%o: %+v, %v", perm, st, err)
+		}
+	}
+	must(t, r.WriteFile("a/f", []byte("x"), 0o600))
+	before := tree(t, r.Dir())
+	_, err := r.MkDir("a/f", 0o755, AsItIs)
+	wants(t, "over a file", err, ErrKind)
+	_, err = r.MkDir("a/f/g", 0o755, AsItIs)
+	wants(t, "below a file", err, ErrKind)
+	if after := tree(t, r.Dir()); !maps.Equal(before, after) {
+		t.Errorf("%v became %v", before, after)
+	}
+}
+
+func TestSetModeChangesNothingElse(t *testing.T) {
+	r := openRoot(t, t.TempDir())
+	must(t, r.WriteFile("f", []byte("x"), 0o644))
+	was, err := r.Lstat("f")
+	must(t, err)
+	warn, err := r.SetMode("f", 0o6600, AsItIs)
+	must(t, err)
+	must(t, warn)
+	is, err := r.Lstat("f")
+	must(t, err)
+	was.Perm, was.Ctime = 0o600, is.Ctime
+	if is != was {
+		t.Errorf("%+v, not %+v", is, was)
+	}
+	_, err = r.SetMode("missing", 0o600, AsItIs)
+	wants(t, "missing", err, fs.ErrNotExist)
+}
+
+func TestRemove(t *testing.T) {
+	r := openRoot(t, t.TempDir())
+	must(t, r.WriteFile("d/f", nil, 0o600))
+	must(t, os.Symlink("d", filepath.Join(r.Dir(), "link")))
+	for _, name := range []string{"link", "d/f", "d", "d", "d/f", "no/such/parent"} {
+		must(t, r.Remove(name))
+	}
+	must(t, r.SyncDir("d")) // gone: the root is what remembers that
+	must(t, r.SyncDir("no/such/parent"))
+	must(t, r.SyncDir(""))
+	if names, _ := r.ReadDir(""); len(names) != 0 {
+		t.Errorf("left %v", names)
+	}
+	must(t, r.WriteFile("f", nil, 0o600))
+	wants(t, "SyncDir of a file", r.SyncDir("f"), ErrKind)
+}
+
+func TestReplaceSymlinkSwitchesOneLink(t *testing.T) {
+	r := openRoot(t, t.TempDir())
+	must(t, os.MkdirAll(filepath.Join(r.Dir(), "live/www"), 0o755)) // an empty directory may be in the way
+	for _, target := range []string{"../archive/www/1", "../archive/www/2"} {
+		must(t, r.ReplaceSymlink("live/www", target))
+		if got, err := r.Readlink("live/www"); err != nil || got != target {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if names, _ := r.ReadDir("live"); len(names) != 1 {
+		t.Errorf("left %v", names)
+	}
+}

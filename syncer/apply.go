@@ -1,0 +1,422 @@
+package syncer
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"certswarm/internal/durable"
+	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
+)
+
+// appliers is how many jobs are staged at a time: while one waits for the disk or for a large file, a small one goes ahead.
+const appliers = 4
+
+func (d *Directory) applyJobs(ctx context.Context, intent *durable.Intent) {
+	for {
+		d.mu.Lock()
+		j := d.r.work(time.Now())
+		if j != nil {
+			d.stirWork.wake() // there may be one for the next applier
+		}
+		d.mu.Unlock()
+		if j == nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-d.stirWork:
+			}
+			continue
+		}
+		d.apply(ctx, intent, j)
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// landing is a job on its way to the disk.
+type landing struct {
+	*job
+	token string // of its staged files; see stagedAs
+	done  []*index.Entry
+	dirs  map[index.Path]bool // to be synced
+	err   error               // the first failure
+}
+
+// apply brings one job to the disk. The order of effects:
+//
+//	stage every file beside its target         nothing visible has changed; a crash leaves temporaries, which are swept
+//	write the intent (synced if it is a batch) COMMIT 2: wholly staged; a crash from here on is finished by recoverLocked
+//	under the lock, for each step:
+//	    what the disk shows is what the replica thinks, else that is observed first
+//	    the old version goes to the archive; one rename
+//	    the replica follows
+//	sync the directories
+//	finish: the state may follow, and after it the acknowledgement (COMMIT 3, see persist)
+func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
+	l := &landing{job: j, token: newToken(), dirs: map[index.Path]bool{}}
+	d.mu.Lock()
+	plan := d.r.plan(j)
+	d.mu.Unlock()
+	staged, err := d.stage(ctx, l, plan)
+	defer func() {
+		for _, e := range staged {
+			l.fail(d.disk.root.Unstage(e.Path.String(), l.stagedAs(e)))
+		}
+	}()
+	switch {
+	case errors.Is(err, errNowhere):
+		d.mu.Lock()
+		d.r.abandon(time.Now(), j)
+		d.stirLocked()
+		d.mu.Unlock()
+		return
+	case err == nil && !j.revert && len(staged) > 0:
+		err = intent.Write(l.intent(staged), len(staged) > 1)
+	}
+	l.fail(err)
+
+	if l.err == nil {
+		d.land(l)
+		for dir := range l.dirs {
+			l.fail(d.disk.root.SyncDir(rootOr(dir)))
+		}
+	}
+	d.mu.Lock()
+	d.r.finish(time.Now(), j, l.done, l.err != nil)
+	d.noteOutcomeLocked(j, l.err)
+	d.stirLocked()
+	d.mu.Unlock()
+	if d.Applied != nil && len(l.done) > 0 {
+		paths := make([]index.Path, len(l.done))
+		for i, e := range l.done {
+			paths[i] = e.Path
+		}
+		d.Applied(paths)
+	}
+}
+
+func (l *landing) fail(err error) {
+	if l.err == nil {
+		l.err = err
+	}
+}
+
+// newToken names a job's temporaries.
+func newToken() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func stagedAs(token string, e *index.Entry) string { return fmt.Sprintf("%s-%x", token, e.Seq) }
+
+func (l *landing) stagedAs(e *index.Entry) string { return stagedAs(l.token, e) }
+
+// stage puts whatever the plan needs beside its target. The first error of one file is the error of all: a batch is
+// visible whole or not at all.
+func (d *Directory) stage(ctx context.Context, l *landing, plan index.Plan) (staged []*index.Entry, err error) {
+	for _, step := range plan {
+		e := step.Entry
+		var content io.Reader
+		switch step.Action {
+		case index.PutFile:
+			source, err := d.content(ctx, l.job, e)
+			if err != nil {
+				return staged, err
+			}
+			defer source.Close()
+			content = source
+		case index.PutLink:
+		default:
+			continue
+		}
+		if err := d.stageOne(e, l.stagedAs(e), content); err != nil {
+			return staged, fmt.Errorf("%s cannot be written: %w", e.Path, err)
+		}
+		staged = append(staged, e)
+	}
+	return staged, nil
+}
+
+// stageOne stages one entry's new version, verified against its digest as it is written.
+func (d *Directory) stageOne(e *index.Entry, token string, content io.Reader) error {
+	v := durable.Version{Volatile: e.Expires != 0, Owner: durable.AsItIs}
+	if old, err := d.disk.root.Lstat(e.Path.String()); err == nil {
+		v.After = old.Mtime
+	}
+	switch c := e.Content.(type) {
+	case index.File:
+		v.Kind, v.Perm, v.Owner = durable.File, uint32(c.Perm), d.disk.owners.wanted(c.Owner, c.Group)
+		content = &verifying{source: io.LimitReader(content, c.Size+1), want: c}
+	case index.Symlink:
+		v.Kind, v.Target = durable.Symlink, c.Target
+	}
+	warn, err := d.disk.root.Stage(e.Path.String(), token, v, content)
+	d.noteOwnership(e.Path, warn)
+	return err
+}
+
+// verifying ends in an error unless what it passed on was exactly what was wanted.
+type verifying struct {
+	source io.Reader
+	want   index.File
+	hash   []byte
+	got    bytes.Buffer
+	n      int64
+	sum    interface {
+		io.Writer
+		Sum([]byte) []byte
+	}
+}
+
+func (v *verifying) Read(b []byte) (int, error) {
+	if v.sum == nil {
+		v.sum = sha256.New()
+	}
+	n, err := v.source.Read(b)
+	v.n += int64(n)
+	if _, hashErr := v.sum.Write(b[:n]); hashErr != nil {
+		return n, hashErr
+	}
+	if err == io.EOF && (v.n != v.want.Size || index.Digest(v.sum.Sum(nil)) != v.want.Digest) {
+		return n, errNowhere
+	}
+	return n, err
+}
+
+// intent is the payload that recoverLocked reads: the token, then the entries as an offer.
+func (l *landing) intent(staged []*index.Entry) []byte {
+	o := wire.Offer{Key: make([]byte, 32), Origin: staged[0].Origin}
+	for _, e := range l.entries {
+		if e.Origin == o.Origin {
+			o.Entries = append(o.Entries, e)
+		}
+	}
+	return append([]byte(l.token), wire.Encode(o)...)
+}
+
+// land makes the staged files visible, in the moment in which the replica learns of it.
+func (d *Directory) land(l *landing) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	plan := d.r.plan(l.job)
+	if !l.revert && d.observeTouchedLocked(plan) {
+		plan = d.r.plan(l.job) // what was changed here meanwhile may have won
+	}
+	for _, step := range plan {
+		if err := d.stepLocked(l, step); err != nil {
+			l.fail(fmt.Errorf("%s cannot be replaced: %w", step.Entry.Path, err))
+			return
+		}
+		if !l.revert {
+			d.r.land(step.Entry)
+		}
+		l.done = append(l.done, step.Entry)
+	}
+}
+
+// observeTouchedLocked looks at the paths that a plan is about to change, and observes those that are not on the disk as the
+// replica thinks: a change made here is a change, not something to overwrite.
+func (d *Directory) observeTouchedLocked(plan index.Plan) bool {
+	scan := newScan()
+	for _, step := range plan {
+		p := step.Entry.Path
+		if step.Action == index.Note {
+			continue
+		}
+		stat, err := d.disk.root.Lstat(p.String())
+		if known, ok := d.seen[p]; err == nil && (!ok || known != stat) || err != nil && ok {
+			d.lookInto(scan, p)
+		}
+	}
+	if len(scan.Looked) == 0 {
+		return false
+	}
+	d.takeScanLocked(scan)
+	return true
+}
+
+// stepLocked does one step to the disk. What it replaces is in the archive first.
+func (d *Directory) stepLocked(l *landing, step index.Step) error {
+	e, root := step.Entry, d.disk.root
+	name := e.Path.String()
+	if step.Action == index.Note {
+		return nil
+	}
+	l.dirs[e.Path.Parent()] = true
+	keep := e.Expires == 0 && (step.Old == nil || step.Old.Expires == 0)
+	if keep && step.Action != index.SetMode {
+		if err := d.archive.Keep(root, name); err != nil {
+			return fmt.Errorf("its old version cannot be kept: %w", err)
+		}
+	}
+	var err, warn error
+	switch step.Action {
+	case index.Delete:
+		err = root.Remove(name)
+		if errors.Is(err, durable.ErrNotEmpty) { // somebody put something into it, which is about to be noticed
+			d.rescan.wake()
+			err = nil
+		}
+	case index.MakeDirectory:
+		c := e.Content.(index.Directory)
+		owner := d.disk.owners.wanted(c.Owner, c.Group)
+		warn, err = root.MkDir(name, uint32(c.Perm), owner)
+		if errors.Is(err, durable.ErrKind) {
+			if err = root.Remove(name); err == nil {
+				warn, err = root.MkDir(name, uint32(c.Perm), owner)
+			}
+		}
+		l.dirs[e.Path] = true
+	case index.SetMode:
+		c := e.Content.(index.File)
+		warn, err = root.SetMode(name, uint32(c.Perm), d.disk.owners.wanted(c.Owner, c.Group))
+	case index.PutFile, index.PutLink:
+		err = root.Place(name, l.stagedAs(e))
+		if errors.Is(err, durable.ErrNotEmpty) {
+			if err = d.clearLocked(e.Path); err == nil {
+				err = root.Place(name, l.stagedAs(e))
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	d.noteOwnershipLocked(e.Path, warn)
+	d.rememberSightLocked(e.Path)
+	return nil
+}
+
+// clearLocked empties a directory that must make way, by way of the archive.
+func (d *Directory) clearLocked(dir index.Path) error {
+	names, err := d.disk.root.ReadDir(dir.String())
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		p, err := dir.Join(name)
+		if err != nil {
+			return err
+		}
+		stat, err := d.disk.root.Lstat(p.String())
+		if err == nil && stat.Kind == durable.Directory {
+			err = d.clearLocked(p)
+		}
+		if err == nil {
+			err = d.archive.Keep(d.disk.root, p.String())
+		}
+		if err == nil {
+			err = d.disk.root.Remove(p.String())
+		}
+		if err != nil {
+			return err
+		}
+		delete(d.seen, p)
+	}
+	return nil
+}
+
+// rememberSightLocked notes how a path looks right after it was changed.
+func (d *Directory) rememberSightLocked(p index.Path) {
+	if stat, err := d.disk.root.Lstat(p.String()); err == nil {
+		d.seen[p] = stat
+	} else {
+		delete(d.seen, p)
+	}
+}
+
+// removeLocked deletes from the disk what has expired. A failure is no harm: an expired challenge is worth nothing, and
+// the next scan reports it as a file.
+func (d *Directory) removeLocked(expired []*index.Entry) {
+	for _, e := range expired {
+		if d.Reserved(e.Path) {
+			continue
+		}
+		if err := d.disk.root.Remove(e.Path.String()); err != nil {
+			d.faultLocked(WriteFailed, e.Path, err)
+		}
+		delete(d.seen, e.Path)
+	}
+}
+
+// recoverLocked finishes what a crash interrupted, by the same steps that would have followed. What is neither staged any
+// more nor on the disk already is left to the peers, who offer it again.
+func (d *Directory) recoverLocked() error {
+	for _, intent := range d.intents {
+		payload, err := intent.Read()
+		if err != nil {
+			return err
+		}
+		if len(payload) < 16+wire.HeaderSize {
+			continue
+		}
+		frame, err := wire.Decode(payload[16+4], payload[16+wire.HeaderSize:])
+		o, ok := frame.(wire.Offer)
+		if err != nil || !ok {
+			return fmt.Errorf("the intent record of directory %s is damaged: %w", d.Name, err)
+		}
+		for _, e := range o.Entries {
+			d.r.scope.Rehash(e)
+		}
+		l := &landing{job: &job{entries: o.Entries}, token: string(payload[:16]), dirs: map[index.Path]bool{}}
+		for _, step := range d.r.plan(l.job) {
+			if !d.recoverableLocked(l, step) {
+				continue
+			}
+			if err := d.stepLocked(l, step); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s cannot be recovered: %w", step.Entry.Path, err)
+			}
+			d.r.land(step.Entry)
+			d.r.dirty[step.Entry.Path] = true
+		}
+		for dir := range l.dirs {
+			if err := d.disk.root.SyncDir(rootOr(dir)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// recoverableLocked reports whether a step can be taken: what it needs is staged, or it was taken already (then Place finds
+// nothing staged, which is fine).
+func (d *Directory) recoverableLocked(l *landing, step index.Step) bool {
+	e := step.Entry
+	switch c := e.Content.(type) {
+	case index.File:
+		if step.Action != index.PutFile {
+			return true
+		}
+		if stat, err := d.disk.root.Staged(e.Path.String(), l.stagedAs(e)); err == nil && stat.Size == c.Size {
+			return true
+		}
+		s, err := d.disk.look(e.Path)
+		f, ok := s.found.Content.(index.File)
+		return err == nil && ok && f.Digest == c.Digest
+	case index.Symlink:
+		if _, err := d.disk.root.Staged(e.Path.String(), l.stagedAs(e)); err == nil {
+			return true
+		}
+		target, err := d.disk.root.Readlink(e.Path.String())
+		return err == nil && target == c.Target
+	}
+	return true
+}
+
+// rootOr returns a path's name below the root; the root itself is ".".
+func rootOr(p index.Path) string {
+	if p.IsZero() {
+		return "."
+	}
+	return p.String()
+}

@@ -1,0 +1,340 @@
+package syncer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"certswarm/internal/durable"
+	"certswarm/internal/fleet"
+	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
+)
+
+// DirectoryConfig is one replicated directory. The functions may be asked at any time, also while the Directory's lock is held: they
+// must be quick and must not call back.
+type DirectoryConfig struct {
+	Name      string
+	Path      string   // must exist
+	Owner     string   // user[:group] for what is written here; "": as at the origin, by name
+	Ignore    []string // globs; see matcher
+	MaxFile   int64    // bytes
+	MaxDelete int      // per cent of the files; more than this at once halts
+
+	Members  func() []fleet.NodeID    // who is to have the directory, this node included
+	MayWrite func(fleet.NodeID) bool  // who may originate changes
+	MayLease func(fleet.NodeID) bool  // who may originate changes under a lease epoch
+	Reserved func(index.Path) bool    // what the index carries but somebody else on this node puts in place; nil: nothing
+	Applied  func(paths []index.Path) // told after the disk followed others' changes; nil: nobody asks
+	Observed func(paths []index.Path) // told after changes made on this disk were noticed; nil: nobody asks
+}
+
+// versionsKept is how many earlier versions of a path stay in the archive.
+const versionsKept = 5
+
+// Directory is one replicated directory on this node: a replica, the disk that it describes, and the goroutines that
+// keep the two the same. See Syncer for its life.
+type Directory struct {
+	DirectoryConfig
+	log     *slog.Logger
+	disk    *disk
+	archive *durable.Archive
+	store   *store
+	watch   *watchTree
+	intents []*durable.Intent
+	closers []func() error
+
+	// Lock order: mu alone. It is held while the disk is compared with or changed along the replica, so that nobody sees the
+	// one without the other; never while a file is staged, sent or synced in bulk.
+	mu      sync.Mutex
+	r       *replica                    // guarded by mu
+	seen    map[index.Path]durable.Stat // guarded by mu: the disk as the replica knows it
+	cache   contentCache                // guarded by mu
+	links   map[fleet.NodeID]*conversation
+	faults  map[string]Fault // guarded by mu, by code and path
+	changed chan struct{}    // guarded by mu: closed at the next change
+
+	saving sync.Mutex // held while the store is written; taken before mu
+
+	started time.Time
+
+	stirWork, stirSave, stirTime signal
+	rescan                       signal
+}
+
+// signal wakes one goroutine; a second one before it woke is the same.
+type signal chan struct{}
+
+func newSignal() signal { return make(signal, 1) }
+
+func (s signal) wake() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
+
+// open loads what the node knew, finishes what a crash interrupted, and compares the disk with it. When it returns the directory is
+// as well known as if the agent had never been away.
+func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
+	d = &Directory{
+		DirectoryConfig: cfg,
+		log:             s.Log.With("directory", cfg.Name),
+		seen:            map[index.Path]durable.Stat{},
+		links:           map[fleet.NodeID]*conversation{},
+		faults:          map[string]Fault{},
+		changed:         make(chan struct{}),
+		started:         time.Now(),
+		stirWork:        newSignal(),
+		stirSave:        newSignal(),
+		stirTime:        newSignal(),
+		rescan:          newSignal(),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("directory %s: %w", cfg.Name, err), d.close())
+		}
+	}()
+	if d.Reserved == nil {
+		d.Reserved = func(index.Path) bool { return false }
+	}
+	if err := d.openDisk(s.StateDir); err != nil {
+		return nil, err
+	}
+	if d.store, err = openStore(filepath.Join(s.StateDir, "sync", cfg.Name+".db")); err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, d.store.close)
+	if err := d.remember(s); err != nil {
+		return nil, err
+	}
+	watcher, err := s.Watch()
+	if err != nil {
+		return nil, fmt.Errorf("no watching for changes: %w", err)
+	}
+	d.closers = append(d.closers, watcher.Close)
+	d.watch = newWatchTree(watcher, cfg.Path)
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.recoverLocked(); err != nil {
+		return nil, err
+	}
+	d.seedLocked()
+	return d, nil
+}
+
+// seedLocked compares the disk with what was known before, for the first time in this run.
+func (d *Directory) seedLocked() {
+	scan := d.walk(index.Path{})
+	d.takeScanLocked(scan)
+	d.r.seeded = true
+	d.removeLocked(d.r.tick(time.Now()))
+}
+
+func (d *Directory) openDisk(stateDir string) error {
+	for _, dir := range []string{"sync", "archive/" + d.Name} {
+		if err := os.MkdirAll(filepath.Join(stateDir, dir), 0o700); err != nil {
+			return err
+		}
+	}
+	root, err := durable.OpenRoot(d.Path)
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, root.Close)
+	policy, err := parseOwner(d.Owner)
+	if err != nil {
+		return err
+	}
+	ignored, err := newMatcher(d.Ignore)
+	if err != nil {
+		return err
+	}
+	d.disk = &disk{
+		root: root, ignored: ignored, maxFile: d.MaxFile,
+		owners: &owners{policy: policy, privileged: os.Geteuid() == 0},
+	}
+	kept, err := durable.OpenRoot(filepath.Join(stateDir, "archive", d.Name))
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, kept.Close)
+	d.archive = durable.OpenArchive(kept, versionsKept)
+
+	state, err := durable.OpenRoot(filepath.Join(stateDir, "sync"))
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, state.Close)
+	for i := range appliers {
+		intent, err := durable.OpenIntent(state, fmt.Sprintf("%s.intent-%d", d.Name, i))
+		if err != nil {
+			return err
+		}
+		d.intents = append(d.intents, intent)
+		d.closers = append(d.closers, intent.Close)
+	}
+	return nil
+}
+
+// remember makes the replica from the store.
+func (d *Directory) remember(s *Syncer) error {
+	scope := wire.Scope{Cluster: s.Cluster, Directory: d.Name}
+	m, err := d.store.load(scope)
+	if err != nil {
+		return err
+	}
+	d.r = newReplica(rules{
+		self: index.Origin{Node: s.Self, Incarnation: m.incarnation}, key: s.Key, sign: s.Sign, scope: scope,
+		members: d.Members, mayWrite: d.MayWrite, mayLease: d.MayLease, nameOf: s.NameOf,
+		reserved: d.Reserved, same: d.disk.owners.same, maxFile: d.MaxFile, maxDelete: d.MaxDelete,
+	})
+	d.r.fresh, d.r.seq, d.r.ceiling = m.fresh, m.seq, d.store.ceiling
+	for _, e := range m.entries {
+		d.r.x.Merge(e)
+		d.r.clock = max(d.r.clock, e.Stamp.HLC)
+	}
+	for o, seq := range m.held {
+		d.r.x.Hold(o, seq)
+	}
+	maps.Copy(d.r.keys, m.keys)
+	d.r.durable = d.r.x.Held().Clone()
+	return nil
+}
+
+func (d *Directory) close() error {
+	var errs []error
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		errs = append(errs, d.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// rehashInterval is how often everything is read again, for changes that no event told of.
+const rehashInterval = 10 * time.Minute
+
+// run keeps the directory going until ctx ends; the state is on disk when it returns.
+func (d *Directory) run(ctx context.Context) error {
+	var all sync.WaitGroup
+	start := func(f func(context.Context)) { all.Go(func() { f(ctx) }) }
+	start(d.notice)
+	start(d.keepTime)
+	for i := range appliers {
+		start(func(ctx context.Context) { d.applyJobs(ctx, d.intents[i]) })
+	}
+	start(d.persistAll)
+	d.mu.Lock()
+	d.stirLocked()
+	d.mu.Unlock()
+	all.Wait()
+	return errors.Join(d.persist(), d.close())
+}
+
+// stirLocked wakes whoever may have something to do after the replica changed.
+func (d *Directory) stirLocked() {
+	d.stirWork.wake()
+	d.stirSave.wake()
+	d.stirTime.wake()
+	for _, link := range d.links {
+		link.stir.wake()
+	}
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// keepTime does what is due by itself.
+func (d *Directory) keepTime(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.stirTime:
+		case <-timer.C:
+			d.mu.Lock()
+			d.reserveLocked(len(d.r.deletes))
+			d.removeLocked(d.r.tick(time.Now()))
+			d.stirLocked()
+			d.mu.Unlock()
+			select { // our own stirring is no news
+			case <-d.stirTime:
+			default:
+			}
+		}
+		d.mu.Lock()
+		at := d.r.wake(time.Now())
+		d.mu.Unlock()
+		if !at.IsZero() {
+			timer.Reset(max(time.Until(at), time.Millisecond))
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+// reserveLocked makes sure that n more sequence numbers are reserved on disk.
+func (d *Directory) reserveLocked(n int) {
+	if d.r.seq+uint64(n) <= d.r.ceiling {
+		return
+	}
+	if err := d.store.reserve(d.r.seq + uint64(n)); err != nil {
+		d.faultLocked(WriteFailed, index.Path{}, err)
+		return
+	}
+	d.r.ceiling = d.store.ceiling
+}
+
+// persistAll writes to the store whatever is not there yet, all that has gathered in one transaction.
+func (d *Directory) persistAll(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.stirSave:
+		}
+		if err := d.persist(); err != nil {
+			d.mu.Lock()
+			d.faultLocked(StateDamaged, index.Path{}, err)
+			d.mu.Unlock()
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(5 * time.Second):
+				d.stirSave.wake()
+			}
+		}
+	}
+}
+
+// persist is COMMIT 1 for changes made here (we owe them to the fleet) and COMMIT 3 for changes of others (we have them,
+// and say so). A crash before it leaves a disk that is ahead of the state; see stampFor and recoverLocked.
+func (d *Directory) persist() error {
+	d.saving.Lock()
+	defer d.saving.Unlock()
+	d.mu.Lock()
+	u := d.r.takeDirty()
+	keys := maps.Clone(d.r.keys)
+	d.mu.Unlock()
+	if u.empty() {
+		return nil
+	}
+	err := d.store.save(u, keys)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		d.r.untake(u)
+		return err
+	}
+	d.clearFaultLocked(StateDamaged, index.Path{})
+	d.r.persisted(time.Now(), u)
+	d.stirLocked()
+	return nil
+}

@@ -1,0 +1,338 @@
+package syncer
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"certswarm/internal/durable"
+	"certswarm/syncer/index"
+)
+
+// Watcher is the kernel's word that something changed; the disk itself is the truth. Add watches one directory, not what is
+// below it; adding it again renews the watch for whatever directory has that path now. Hints names the paths of what may have changed, absolute;
+// Overflow says that hints were lost. Adding fails with an error that matches ErrWatchLimit when the kernel has no more watches to give.
+type Watcher interface {
+	Add(dir string) error
+	Hints() <-chan Hint
+	Close() error
+}
+
+// Hint is one word of a Watcher.
+type Hint struct {
+	Path     string
+	Overflow bool
+}
+
+// ErrWatchLimit is the error of a Watcher that may not watch one directory more.
+var ErrWatchLimit = errors.New("the kernel's limit of watches is reached (sysctl fs.inotify.max_user_watches)")
+
+// watchTree watches every directory below a root. A directory is known by its inode, for another one may take its path.
+type watchTree struct {
+	Watcher
+	root    string
+	watched map[index.Path]inode
+	limited bool
+}
+
+type inode struct{ dev, ino uint64 }
+
+func newWatchTree(w Watcher, root string) *watchTree {
+	return &watchTree{Watcher: w, root: root, watched: map[index.Path]inode{}}
+}
+
+// see makes sure that the directory at p is watched, and reports whether it was not until now.
+func (w *watchTree) see(p index.Path, stat durable.Stat) (fresh bool, err error) {
+	id := inode{stat.Dev, stat.Ino}
+	if w.watched[p] == id {
+		return false, nil
+	}
+	name := w.root
+	if !p.IsZero() {
+		name += "/" + p.String()
+	}
+	if err := w.Add(name); err != nil {
+		return true, err
+	}
+	w.watched[p] = id
+	return true, nil
+}
+
+// forget drops what is known of p and everything below it.
+func (w *watchTree) forget(p index.Path) {
+	for dir := range w.watched {
+		if dir.Under(p) {
+			delete(w.watched, dir)
+		}
+	}
+}
+
+// survey is a scan under way, with what the shell wants to know beyond it.
+type survey struct {
+	index.Scan
+	sights map[index.Path]sight
+	busy   []index.Path // to be looked at again soon
+	faults map[index.Path]error
+	fine   []index.Path // nothing wrong here (any more)
+}
+
+func newScan() *survey {
+	return &survey{
+		Scan:   index.Scan{Found: map[index.Path]index.Found{}},
+		sights: map[index.Path]sight{},
+		faults: map[index.Path]error{},
+	}
+}
+
+// lookInto looks at one path and notes in the survey what is there, or that nothing is. It reports whether a directory is.
+func (d *Directory) lookInto(s *survey, p index.Path) (directory bool) {
+	s.Looked = append(s.Looked, p)
+	if d.disk.ignored.match(p) {
+		s.Found[p] = index.Found{Held: true} // not ours to say anything about, not even that it is gone
+		return false
+	}
+	got, err := d.disk.look(p)
+	var odd strange
+	switch {
+	case err == nil:
+		s.Found[p] = got.found
+		s.sights[p] = got
+		s.fine = append(s.fine, p)
+		_, directory = got.found.Content.(index.Directory)
+	case errors.Is(err, fs.ErrNotExist):
+		s.fine = append(s.fine, p)
+		d.watch.forget(p)
+	case errors.Is(err, errBusy):
+		s.Found[p] = index.Found{Held: true}
+		s.busy = append(s.busy, p)
+	case errors.As(err, &odd):
+		s.Found[p] = index.Found{Held: true}
+		s.faults[p] = err
+	default: // unreadable is not deleted
+		s.Found[p] = index.Found{Held: true}
+		s.faults[p] = err
+	}
+	return directory
+}
+
+// walk looks at everything below dir; the zero Path is the root. The watch comes first, the listing after it: what is made in
+// between is in the one or the other.
+func (d *Directory) walk(dir index.Path) *survey {
+	s := newScan()
+	d.walkInto(s, dir)
+	return s
+}
+
+func (d *Directory) walkInto(s *survey, dir index.Path) {
+	stat, err := d.disk.root.Lstat(rootOr(dir))
+	if err != nil {
+		return // gone again: its parent's watch will say so
+	}
+	if _, err := d.watch.see(dir, stat); err != nil {
+		d.watch.limited = true
+		s.faults[dir] = err
+	}
+	if err := d.disk.root.CleanTemps(rootOr(dir), nil); err != nil {
+		s.faults[dir] = err
+	}
+	names, err := d.disk.root.ReadDir(rootOr(dir))
+	if err != nil {
+		s.faults[dir] = err
+		return
+	}
+	s.Listed = append(s.Listed, dir)
+	for _, name := range names {
+		p, err := dir.Join(name)
+		if err != nil {
+			s.faults[dir] = strange{err.Error()}
+			continue
+		}
+		if durable.IsTemp(name) {
+			continue
+		}
+		if d.lookInto(s, p) {
+			d.walkInto(s, p)
+		}
+	}
+}
+
+// takeScanLocked has the replica observe a survey. What changed on the disk since it was looked at is left for the next
+// look: the hint for it is on its way.
+func (d *Directory) takeScanLocked(s *survey) (touched []index.Path) {
+	now := time.Now()
+	for p, got := range s.sights {
+		if stat, err := d.disk.root.Lstat(p.String()); err != nil || stat != got.stat {
+			s.Found[p] = index.Found{Held: true}
+			s.busy = append(s.busy, p)
+			continue
+		}
+		d.seen[p] = got.stat
+		if file, ok := got.found.Content.(index.File); ok && got.data != nil {
+			d.cache.put(file.Digest, got.data)
+		}
+	}
+	for _, p := range s.Looked {
+		if _, found := s.Found[p]; !found {
+			delete(d.seen, p)
+		}
+	}
+	d.noteSurveyLocked(s)
+	d.reserveLocked(len(s.Found))
+	touched = d.r.observe(now, s.Scan)
+	d.stirLocked()
+	return touched
+}
+
+// retryFirst and retryLast bound how soon a file is looked at again that was being written.
+const (
+	retryFirst = time.Millisecond
+	retryLast  = 50 * time.Millisecond
+)
+
+// patience is for how long a new file under a name that programs use for unfinished files is left alone: it is usually about to
+// be renamed to what it is for.
+const patience = 100 * time.Millisecond
+
+func looksUnfinished(name string) bool {
+	if name[0] == '.' || name[0] == '#' || strings.HasSuffix(name, "~") || strings.Contains(name, ".tmp") {
+		return true
+	}
+	switch path.Ext(name) {
+	case ".new", ".part", ".partial", ".temp", ".swp", ".swx", ".bak":
+		return true
+	}
+	return false
+}
+
+// notice turns hints into surveys until ctx ends.
+func (d *Directory) notice(ctx context.Context) {
+	rehash := time.NewTimer(rehashInterval)
+	retry := time.NewTimer(time.Hour)
+	defer rehash.Stop()
+	defer retry.Stop()
+	var waiting []index.Path
+	unfinished := map[index.Path]time.Time{} // since when they are waited for
+	delay := retryFirst
+	for {
+		all := false
+		var paths []index.Path
+		select {
+		case <-ctx.Done():
+			return
+		case <-rehash.C:
+			all = true
+			rehash.Reset(rehashInterval)
+		case <-d.rescan:
+			all = true
+		case <-retry.C:
+			paths, waiting = waiting, nil
+			delay = min(2*delay, retryLast)
+		case hint := <-d.watch.Hints():
+			paths, all = d.gather(hint)
+		}
+		s := d.survey(d.finished(paths, unfinished, &waiting), all)
+		var touched []index.Path
+		if len(s.Looked)+len(s.Listed) > 0 {
+			d.mu.Lock()
+			touched = d.takeScanLocked(s)
+			d.mu.Unlock()
+		}
+		if d.Observed != nil && len(touched) > 0 {
+			d.Observed(touched)
+		}
+		if len(s.busy) == 0 && len(waiting) == 0 {
+			delay = retryFirst
+			continue
+		}
+		waiting = append(waiting, s.busy...)
+		retry.Reset(delay)
+	}
+}
+
+// finished returns those of the paths that may be looked at now; the others wait their time out.
+func (d *Directory) finished(paths []index.Path, since map[index.Path]time.Time, waiting *[]index.Path) []index.Path {
+	var now []index.Path
+	for _, p := range paths {
+		first, waits := since[p]
+		switch {
+		case !looksUnfinished(p.Base()), waits && time.Since(first) >= patience, d.knows(p):
+			delete(since, p)
+			now = append(now, p)
+		case !waits:
+			since[p] = time.Now()
+			*waiting = append(*waiting, p)
+		default:
+			*waiting = append(*waiting, p)
+		}
+	}
+	return now
+}
+
+func (d *Directory) knows(p index.Path) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.r.x.Live(p) != nil
+}
+
+// gather takes all the hints that are there already, so that what was written together is surveyed together.
+func (d *Directory) gather(first Hint) (paths []index.Path, all bool) {
+	seen := map[string]bool{}
+	take := func(h Hint) {
+		if h.Overflow {
+			all = true
+			return
+		}
+		name, below := strings.CutPrefix(h.Path, d.Path+"/")
+		if !below || seen[name] {
+			return
+		}
+		seen[name] = true
+		p, err := index.ParsePath(name)
+		if err == nil && !durable.IsTemp(p.Base()) {
+			paths = append(paths, p)
+		}
+	}
+	take(first)
+	for {
+		select {
+		case h := <-d.watch.Hints():
+			take(h)
+		default:
+			return paths, all
+		}
+	}
+}
+
+// survey looks at the given paths, and at everything below those that are directories seen for the first time; or at all.
+func (d *Directory) survey(paths []index.Path, all bool) *survey {
+	if err := d.disk.root.Replaced(); err != nil {
+		d.rootLost(err)
+		return newScan()
+	}
+	if all {
+		return d.walk(index.Path{})
+	}
+	s := newScan()
+	for _, p := range paths {
+		if !d.lookInto(s, p) {
+			continue
+		}
+		if id := (inode{s.sights[p].stat.Dev, s.sights[p].stat.Ino}); d.watch.watched[p] != id {
+			d.watch.forget(p)
+			d.walkInto(s, p)
+		}
+	}
+	return s
+}
+
+// rootLost halts: a root that is gone or another one says nothing about the files that were in it.
+func (d *Directory) rootLost(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.faultLocked(DirectoryUnreadable, index.Path{}, err)
+	d.r.stop(time.Now(), err.Error())
+	d.stirLocked()
+}

@@ -1,0 +1,314 @@
+package syncer
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"certswarm/internal/durable"
+	"certswarm/internal/fleet"
+	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
+)
+
+// Write is one path of a batch that the program itself publishes: a file, a link, or a deletion.
+type Write struct {
+	Path      index.Path
+	Data      []byte // of a file
+	Perm      index.Perm
+	Owner     string // by name; "": the agent's own user
+	Group     string
+	Link      string // target; makes the path a symbolic link
+	Directory bool
+	Delete    bool
+	Expires   time.Time // when it vanishes everywhere by itself, a deletion's trace too; zero: never
+}
+
+// Receipt identifies a published batch, to be awaited.
+type Receipt struct {
+	Origin index.Origin
+	Seq    uint64
+}
+
+// Publish makes a batch visible on this disk and owes it to the fleet; directories that it needs are part of it. It is written
+// under epoch, which must be the zero Epoch unless this node holds the lease. When it returns the batch is here, whole; see Await for the others. On
+// an error nothing is published.
+func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error) {
+	writes = append(d.missingParents(writes), writes...)
+	entries := make([]*index.Entry, 0, len(writes))
+	for _, w := range writes {
+		entries = append(entries, &index.Entry{
+			Path: w.Path, Origin: d.r.self, Content: d.contentOf(w),
+			Expires: expiry(w), Stamp: index.Stamp{Written: true, Epoch: epoch, Node: d.r.self.Node},
+		})
+	}
+	token := newToken()
+	staged := map[*index.Entry]string{}
+	defer func() {
+		for e, name := range staged {
+			if err := d.disk.root.Unstage(e.Path.String(), name); err != nil {
+				d.log.Warn("a temporary file is left behind", "error", err)
+			}
+		}
+	}()
+	for i, e := range entries {
+		if _, directory := e.Content.(index.Directory); directory || e.Deleted() || d.Reserved(e.Path) {
+			continue
+		}
+		name := fmt.Sprintf("%s-%d", token, i)
+		if err := d.stageOne(e, name, bytes.NewReader(writes[i].Data)); err != nil {
+			return Receipt{}, fmt.Errorf("%s cannot be published: %w", e.Path, err)
+		}
+		staged[e] = name
+	}
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reserveLocked(len(entries))
+	if !d.r.room(len(entries)) {
+		return Receipt{}, errors.New("nothing can be published: the state database cannot be written")
+	}
+	now := time.Now()
+	dirs := map[index.Path]bool{}
+	for _, e := range entries {
+		e.Stamp.HLC = d.r.tickClock(now)
+		if err := d.placeOwnLocked(e, staged[e], dirs); err != nil {
+			return Receipt{}, fmt.Errorf("%s cannot be published: %w", e.Path, err)
+		}
+	}
+	for dir := range dirs {
+		if err := d.disk.root.SyncDir(rootOr(dir)); err != nil {
+			return Receipt{}, err
+		}
+	}
+	d.r.number(entries)
+	d.r.adopt(entries)
+	for i, e := range entries {
+		if f, ok := e.Content.(index.File); ok && f.Size <= wire.MaxInline {
+			d.cache.put(f.Digest, writes[i].Data)
+		}
+	}
+	d.stirLocked()
+	return Receipt{Origin: d.r.self, Seq: d.r.seq}, nil
+}
+
+// missingParents returns the directories above the writes that the fleet does not have yet, parents first.
+func (d *Directory) missingParents(writes []Write) []Write {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var missing []Write
+	named := map[index.Path]bool{}
+	for _, w := range writes {
+		if w.Delete {
+			continue
+		}
+		var above []Write
+		for dir := w.Path.Parent(); !dir.IsZero() && !named[dir] && d.r.x.Live(dir) == nil; dir = dir.Parent() {
+			named[dir] = true
+			above = append(above, Write{Path: dir, Directory: true, Perm: 0o755})
+		}
+		slices.Reverse(above)
+		missing = append(missing, above...)
+	}
+	return missing
+}
+
+func expiry(w Write) int64 {
+	if w.Expires.IsZero() {
+		return 0
+	}
+	return w.Expires.UnixMilli()
+}
+
+func (d *Directory) contentOf(w Write) index.Content {
+	switch {
+	case w.Delete:
+		return index.Tombstone{}
+	case w.Link != "":
+		return index.Symlink{Target: w.Link}
+	}
+	owner, group := w.Owner, w.Group
+	if owner == "" {
+		owner = d.disk.owners.user(os.Geteuid())
+	}
+	if group == "" {
+		group = d.disk.owners.group(os.Getegid())
+	}
+	if w.Directory {
+		return index.Directory{Perm: w.Perm, Owner: owner, Group: group}
+	}
+	return index.File{
+		Digest: sha256.Sum256(w.Data), Size: int64(len(w.Data)), Perm: w.Perm, Owner: owner, Group: group,
+	}
+}
+
+func (d *Directory) placeOwnLocked(e *index.Entry, staged string, dirs map[index.Path]bool) error {
+	if d.Reserved(e.Path) {
+		return nil
+	}
+	if e.Expires == 0 {
+		if err := d.archive.Keep(d.disk.root, e.Path.String()); err != nil {
+			return err
+		}
+		dirs[e.Path.Parent()] = true
+	}
+	var err error
+	switch c := e.Content.(type) {
+	case index.Tombstone:
+		err = d.disk.root.Remove(e.Path.String())
+	case index.Directory:
+		_, err = d.disk.root.MkDir(e.Path.String(), uint32(c.Perm), durable.AsItIs)
+	default:
+		err = d.disk.root.Place(e.Path.String(), staged)
+	}
+	if err != nil {
+		return err
+	}
+	d.rememberSightLocked(e.Path)
+	return nil
+}
+
+// Await returns when enough of the members hold the batch durably; have lists those that do, this node included. It
+// ends with ctx's error otherwise.
+func (d *Directory) Await(ctx context.Context, r Receipt, enough func(have []fleet.NodeID) bool) error {
+	for {
+		d.mu.Lock()
+		changed := d.changed
+		have := d.haveLocked(r)
+		d.mu.Unlock()
+		if enough(have) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+func (d *Directory) haveLocked(r Receipt) []fleet.NodeID {
+	var have []fleet.NodeID
+	if d.r.durable[r.Origin] >= r.Seq {
+		have = append(have, d.r.self.Node)
+	}
+	for id, v := range d.r.peers {
+		if v.acked[r.Origin] >= r.Seq {
+			have = append(have, id)
+		}
+	}
+	return have
+}
+
+// Changed returns a channel that is closed at the next change of anything that Status tells.
+func (d *Directory) Changed() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.changed
+}
+
+// Lookup returns what the fleet has at p, nil if nothing is there.
+func (d *Directory) Lookup(p index.Path) *index.Entry {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.r.x.Live(p)
+}
+
+// Find returns what the fleet has directly in dir.
+func (d *Directory) Find(dir index.Path) []*index.Entry {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []*index.Entry
+	for e := range d.r.x.Children(dir) {
+		out = append(out, e)
+	}
+	return out
+}
+
+// Receipt returns the receipt by which an entry can be awaited.
+func ReceiptFor(e *index.Entry) Receipt { return Receipt{Origin: e.Origin, Seq: e.Seq} }
+
+// ReadFile returns a file of at most limit bytes as it is on this node's disk.
+func (d *Directory) ReadFile(p index.Path, limit int64) ([]byte, error) {
+	return d.disk.root.ReadFile(p.String(), limit)
+}
+
+// Root gives access to the directory's disk, for what is Reserved. Whoever uses it changes only that.
+func (d *Directory) Root() *durable.Root { return d.disk.root }
+
+// openLive opens the file that a peer wants, if it is what the fleet has there.
+func (d *Directory) openLive(want wire.Want) (*os.File, error) {
+	e := d.Lookup(want.Path)
+	if e == nil {
+		return nil, errNowhere
+	}
+	if f, ok := e.Content.(index.File); !ok || f.Digest != want.Digest {
+		return nil, errNowhere
+	}
+	return d.disk.root.Open(want.Path.String())
+}
+
+// DirectoryStatus is how a directory stands on this node.
+type DirectoryStatus struct {
+	Name        string
+	Path        string
+	Files       int // regular files and links
+	Fingerprint index.Fingerprint
+	State       State
+	Reason      string
+	Peers       map[fleet.NodeID]PeerProgress // the connected ones that have the directory
+	Faults      []Fault
+}
+
+// PeerProgress is what a peer has not acknowledged as durably applied.
+type PeerProgress struct {
+	Behind  int
+	Missing []index.Path // at most missingNamed of them
+}
+
+const missingNamed = 20
+
+// Status tells how the directory stands.
+func (d *Directory) Status() DirectoryStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := DirectoryStatus{
+		Name: d.Name, Path: d.Path, Files: d.r.x.Files(), Fingerprint: d.r.x.Fingerprint(),
+		State: d.r.state(), Reason: d.r.halt, Peers: map[fleet.NodeID]PeerProgress{}, Faults: d.faultsLocked(time.Now()),
+	}
+	for id, v := range d.r.peers {
+		lacks := d.r.x.Lacking(v.acked)
+		p := PeerProgress{Behind: len(lacks)}
+		for _, e := range lacks[:min(len(lacks), missingNamed)] {
+			p.Missing = append(p.Missing, e.Path)
+		}
+		s.Peers[id] = p
+	}
+	return s
+}
+
+// ErrNotHalted says that there is no halt to end.
+var ErrNotHalted = errors.New("the directory is not halted")
+
+// Resume ends a halt. With accept what differs on this disk goes out to the fleet, deletions included; without, the fleet's files are put back
+// here.
+func (d *Directory) Resume(accept bool) error {
+	s := d.walk(index.Path{})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.r.halt == "" {
+		return ErrNotHalted
+	}
+	d.reserveLocked(d.r.x.Len() + len(s.Found))
+	d.r.resume(time.Now(), s.Scan, accept)
+	d.stirLocked()
+	return nil
+}
+
+// Rescan reads everything again, soon.
+func (d *Directory) Rescan() { d.rescan.wake() }

@@ -1,0 +1,444 @@
+package syncer
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"time"
+
+	"certswarm/internal/fleet"
+	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
+)
+
+// The bounds of patience and trust.
+const (
+	deleteDelay  = time.Second      // deletions wait this long and are judged together
+	deleteWindow = 10 * time.Second // deletions this close together count as one
+	relayDelay   = time.Second      // an origin has this long to offer its own entries before others do
+	ackDelay     = 200 * time.Millisecond
+	futureLimit  = 10 * time.Minute // a stamp further in the future is refused
+	maxJobs      = 64               // offers waiting for the disk
+)
+
+// rules is what a replica obeys; all of it is pure.
+type rules struct {
+	self      index.Origin
+	key       ed25519.PublicKey
+	sign      func(message []byte) []byte
+	scope     wire.Scope
+	members   func() []fleet.NodeID     // who is to have the directory, this node included
+	mayWrite  func(fleet.NodeID) bool   // who may originate changes
+	mayLease  func(fleet.NodeID) bool   // who may originate changes under a lease epoch
+	nameOf    func(fleet.NodeID) string // for sentences
+	reserved  func(index.Path) bool     // paths that somebody else on this node puts in place
+	same      func(known, found index.Content) bool
+	maxFile   int64 // bytes
+	maxDelete int   // per cent
+}
+
+// replica is one node's part in the replication of one directory, as a state machine without effects: what it is told comes
+// in by observe, receive, hello, part, finish, persisted and tick, each with the time; what it wants done is asked of it by next,
+// work, takeDirty and wake. It belongs to whoever holds the Directory's lock.
+type replica struct {
+	rules
+	x       *index.Index
+	clock   index.HLC // the latest reading given or seen
+	seq     uint64    // the latest number given
+	ceiling uint64    // numbers up to here may be given: they are reserved on disk
+	durable index.Summary
+	dirty   map[index.Path]bool // entries that the disk does not have as the index has them
+	raised  bool                // the summary grew since it was last taken to disk
+	covers  []cover             // numbers that are here but follow on some that are not yet
+	peers   map[fleet.NodeID]*view
+	jobs    []*job
+	keys    map[fleet.NodeID]ed25519.PublicKey
+
+	fresh  bool // nothing was ever scanned in this incarnation: what is found was only found
+	seeded bool // the start-up scan is done
+	joined bool // held all that some peer announced, at least once
+
+	deletes    map[index.Path]time.Time // seen to be gone, since when
+	recent     []deletion
+	reverts    map[index.Path]bool // local edits that this node may not make
+	reverted   map[index.Path]time.Time
+	halt       string // why nothing goes out, "" when it does
+	haltedAt   time.Time
+	refusals   int                             // entries this node refused
+	refusedBy  map[fleet.NodeID][]wire.Refusal // who does not take what this node wrote
+	clockAhead map[fleet.NodeID]time.Duration  // by how much a peer's clock is wrong, where it is too much
+}
+
+// cover says that whoever holds after of the origin now holds through.
+type cover struct {
+	origin         index.Origin
+	after, through uint64
+	volatile       bool // all of its entries expire: visible is as good as durable
+}
+
+type deletion struct {
+	at    time.Time
+	files int
+}
+
+// view is what a replica knows about one connected peer that has the directory too.
+type view struct {
+	acked     index.Summary // the peer holds this durably
+	sent      index.Summary // and this has been offered to it
+	announced index.Summary // and this it has told of
+	told      index.Summary // and this it has been told that we hold durably
+	lagging   map[index.Origin]time.Time
+	haveAt    time.Time // when to tell what we hold; zero: nothing new
+	again     bool      // ask it to start again from what we told
+	refusals  []wire.Refusal
+	repair    []*index.Entry // to be offered out of order
+	mended    index.Fingerprint
+}
+
+// job is entries on their way to this node's disk.
+type job struct {
+	from    fleet.NodeID
+	entries []*index.Entry
+	inline  map[index.Digest][]byte
+	cover   cover
+	revert  bool // puts back what the fleet has; merges nothing
+	flying  bool // somebody is at it
+	tries   int
+	notTill time.Time
+}
+
+func newReplica(r rules) *replica {
+	return &replica{
+		rules:      r,
+		x:          index.New(),
+		durable:    index.Summary{},
+		dirty:      map[index.Path]bool{},
+		peers:      map[fleet.NodeID]*view{},
+		keys:       map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
+		deletes:    map[index.Path]time.Time{},
+		reverts:    map[index.Path]bool{},
+		reverted:   map[index.Path]time.Time{},
+		refusedBy:  map[fleet.NodeID][]wire.Refusal{},
+		clockAhead: map[fleet.NodeID]time.Duration{},
+	}
+}
+
+// tickClock gives the next reading of the hybrid clock: the wall's, or one more than the latest where the wall stands still
+// or went back.
+func (r *replica) tickClock(now time.Time) index.HLC {
+	r.clock = max(r.clock+1, index.HLCOf(now))
+	return r.clock
+}
+
+// observe takes what was seen on the disk into the index: changes at once, deletions after they had time to turn out to be
+// something else. It returns the paths that are not as they were.
+func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path) {
+	changes := index.Observe(r.x, scan, r.same)
+	gone := map[index.Path]bool{}
+	var mine []index.Change
+	for _, c := range changes {
+		_, dead := c.Content.(index.Tombstone)
+		gone[c.Path] = dead
+		touched = append(touched, c.Path)
+		switch {
+		case r.reserved(c.Path) || r.halt != "":
+		case r.ownedByOthers(c.Path):
+			r.reverts[c.Path] = true
+		case !dead:
+			mine = append(mine, c)
+		case r.deletes[c.Path].IsZero():
+			r.deletes[c.Path] = now
+		}
+	}
+	for p := range scan.Found {
+		if !gone[p] {
+			delete(r.deletes, p)
+		}
+	}
+	r.author(mine, func(c index.Change) index.Stamp { return r.stampFor(now, c) })
+	return touched
+}
+
+// stop halts: this node receives, but sends no change of its own until a person says so.
+func (r *replica) stop(now time.Time, why string) {
+	if r.halt == "" {
+		r.halt, r.haltedAt = why, now
+	}
+}
+
+// ownedByOthers reports whether a change made here to p must be put back: this node may not write, or the path belongs to
+// whoever holds the lease.
+func (r *replica) ownedByOthers(p index.Path) bool {
+	if !r.mayWrite(r.self.Node) {
+		return true
+	}
+	e := r.x.Live(p)
+	return e != nil && !e.Stamp.Epoch.IsZero()
+}
+
+// stampFor dates a change. What a new incarnation finds was only found; what changed while the agent was down is dated by
+// the kernel's ctime, so that a stale file does not beat what the fleet wrote since.
+func (r *replica) stampFor(now time.Time, c index.Change) index.Stamp {
+	stamp := index.Stamp{Written: true, Node: r.self.Node}
+	switch {
+	case r.seeded:
+		stamp.HLC = r.tickClock(now)
+	case r.fresh:
+		stamp.Written = false
+		stamp.HLC = min(index.HLCOf(c.Found.Modified), index.HLCOf(now))
+	default:
+		stamp.HLC = min(index.HLCOf(c.Found.Changed), index.HLCOf(now))
+		if known := r.x.Lookup(c.Path); known != nil {
+			stamp.HLC = max(stamp.HLC, known.Stamp.HLC+1)
+		}
+		r.clock = max(r.clock, stamp.HLC)
+	}
+	return stamp
+}
+
+// author makes entries of changes that this node makes: numbered, signed, in the index, and owed to the fleet. Without
+// reserved numbers (a disk that cannot be written) nothing is made; the next scan finds the changes again.
+func (r *replica) author(changes []index.Change, stamp func(index.Change) index.Stamp) {
+	if !r.room(len(changes)) {
+		return
+	}
+	entries := make([]*index.Entry, len(changes))
+	for i, c := range changes {
+		entries[i] = &index.Entry{Path: c.Path, Stamp: stamp(c), Origin: r.self, Content: c.Content}
+	}
+	r.number(entries)
+	r.adopt(entries)
+}
+
+// room reports whether n more sequence numbers are reserved on disk.
+func (r *replica) room(n int) bool { return r.seq+uint64(n) <= r.ceiling }
+
+// number gives entries their sequence numbers, batches and seals. A batch ends where it has MaxBatch entries, or half of
+// that at the border of a directory, for what stands in one directory belongs together.
+func (r *replica) number(entries []*index.Entry) {
+	if !r.room(len(entries)) {
+		panic("syncer: sequence numbers were not reserved")
+	}
+	start := 0
+	for i, e := range entries {
+		r.seq++
+		e.Seq = r.seq
+		n := i + 1 - start
+		last := i+1 == len(entries)
+		if last || n == wire.MaxBatch || n >= wire.MaxBatch/2 && entries[i+1].Path.Parent() != e.Path.Parent() {
+			for _, member := range entries[start : i+1] {
+				member.Batch = r.seq
+			}
+			start = i + 1
+		}
+	}
+	r.scope.Seal(entries, r.sign)
+}
+
+// adopt takes this node's own new entries into the index.
+func (r *replica) adopt(entries []*index.Entry) {
+	for _, e := range entries {
+		r.land(e)
+		r.dirty[e.Path] = true
+	}
+	if len(entries) > 0 {
+		r.x.Hold(r.self, r.seq)
+		r.raised = true
+	}
+}
+
+// hello takes a peer's greeting: what it holds, from now on. A peer that is already known starts over.
+func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wire.Greeting) {
+	r.peers[from] = &view{
+		acked:     g.Held.Clone(),
+		sent:      g.Held.Clone(),
+		announced: g.Held.Clone(),
+		told:      index.Summary{},
+		lagging:   map[index.Origin]time.Time{},
+	}
+	delete(r.clockAhead, from)
+	if ahead := clock.Sub(now); ahead > futureLimit || ahead < -futureLimit {
+		r.clockAhead[from] = ahead
+	}
+	r.compareFingerprints(from, g.Fingerprint)
+	r.noteJoined()
+}
+
+// part forgets a peer whose connection ended.
+func (r *replica) part(from fleet.NodeID) { delete(r.peers, from) }
+
+// receive takes an offer whose signatures have been verified.
+func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
+	v := r.peers[from]
+	if v == nil {
+		return
+	}
+	r.keys[o.Origin.Node] = o.Key
+	v.announced.Raise(index.Summary{o.Origin: o.Through})
+	c := cover{origin: o.Origin, after: o.After, through: o.Through, volatile: true}
+	if len(r.jobs) >= maxJobs || o.After > r.expected(o.Origin) {
+		v.again, v.haveAt = true, now.Add(ackDelay)
+		return
+	}
+	j := &job{from: from, inline: o.Inline}
+	for _, e := range o.Entries {
+		c.volatile = c.volatile && e.Expires != 0
+		if e.Expired(now) || !e.Beats(r.x.Lookup(e.Path)) {
+			continue
+		}
+		if reason := r.refuse(now, e); reason != "" {
+			r.refusals++
+			if len(v.refusals) < wire.MaxRefusals {
+				v.refusals = append(v.refusals, wire.Refusal{Origin: e.Origin, Seq: e.Seq, Path: e.Path, Reason: reason})
+			}
+			v.haveAt = now
+			continue
+		}
+		j.entries = append(j.entries, e)
+	}
+	j.cover = c
+	if len(j.entries) == 0 {
+		r.complete(now, c)
+		return
+	}
+	r.jobs = append(r.jobs, j)
+}
+
+// refuse says why this node will not take an entry, or "".
+func (r *replica) refuse(now time.Time, e *index.Entry) string {
+	switch file, _ := e.Content.(index.File); {
+	case !r.mayWrite(e.Origin.Node):
+		return fmt.Sprintf("%s is not one of the writers of %s", r.nameOf(e.Origin.Node), r.scope.Directory)
+	case !e.Stamp.Epoch.IsZero() && !r.mayLease(e.Origin.Node):
+		return fmt.Sprintf("%s may not hold the lease, yet wrote under one", r.nameOf(e.Origin.Node))
+	case e.Stamp.HLC > index.HLCOf(now.Add(futureLimit)):
+		return fmt.Sprintf("the clock of %s is %s ahead", r.nameOf(e.Origin.Node), e.Stamp.HLC.Time().Sub(now).Round(time.Second))
+	case file.Size > r.maxFile:
+		return fmt.Sprintf("%d bytes; max_file_size is %d", file.Size, r.maxFile)
+	}
+	return ""
+}
+
+// expected returns how far an origin will have been heard once all that is under way has landed.
+func (r *replica) expected(o index.Origin) uint64 {
+	seq := r.x.Held()[o]
+	for _, c := range r.covers {
+		if c.origin == o && c.after <= seq {
+			seq = max(seq, c.through)
+		}
+	}
+	for _, j := range r.jobs {
+		if j.cover.origin == o && j.cover.after <= seq {
+			seq = max(seq, j.cover.through)
+		}
+	}
+	return seq
+}
+
+// complete notes that everything a cover speaks of is here, and whatever had waited for that.
+func (r *replica) complete(now time.Time, c cover) {
+	r.covers = append(r.covers, c)
+	for progress := true; progress; {
+		progress = false
+		for i, c := range r.covers {
+			held := r.x.Held()[c.origin]
+			if c.after > held {
+				continue
+			}
+			if c.volatile && r.durable[c.origin] >= c.after && c.through > r.durable[c.origin] {
+				r.durable[c.origin] = c.through
+				r.owe(now, c.origin)
+			}
+			if c.through > held {
+				r.x.Hold(c.origin, c.through)
+				r.raised = true
+			} else {
+				r.owe(now, c.origin) // said again because our answer was not heard
+			}
+			r.covers = append(r.covers[:i], r.covers[i+1:]...)
+			progress = true
+			break
+		}
+	}
+	r.noteJoined()
+}
+
+// owe has the peers told what is held: an origin at once, for somebody may be waiting there; the others soon.
+func (r *replica) owe(now time.Time, origin index.Origin) {
+	for id, v := range r.peers {
+		at := now.Add(ackDelay)
+		if id == origin.Node {
+			at = now
+		}
+		if v.haveAt.IsZero() || at.Before(v.haveAt) {
+			v.haveAt = at
+		}
+	}
+}
+
+// have takes a peer's word of what it holds and of what it refuses.
+func (r *replica) have(now time.Time, from fleet.NodeID, h wire.Have) {
+	v := r.peers[from]
+	if v == nil {
+		return
+	}
+	v.acked.Raise(h.Held)
+	v.sent.Raise(h.Held)
+	v.announced.Raise(h.Held)
+	if h.Again {
+		v.sent = v.acked.Clone()
+	}
+	for _, refusal := range h.Refused {
+		if refusal.Origin.Node == r.self.Node && len(r.refusedBy[from]) < wire.MaxRefusals {
+			r.refusedBy[from] = append(r.refusedBy[from], refusal)
+		}
+	}
+	r.compareFingerprints(from, h.Fingerprint)
+	r.forget()
+	r.noteJoined()
+}
+
+// compareFingerprints starts a repair where two nodes hold the same writes and yet not the same entries: one of them was damaged.
+// Each offers the other everything, once for each such finding.
+func (r *replica) compareFingerprints(from fleet.NodeID, theirs index.Fingerprint) {
+	v := r.peers[from]
+	if theirs == (index.Fingerprint{}) || theirs == r.x.Fingerprint() || theirs == v.mended ||
+		!r.settled() || !v.acked.Equal(r.x.Held()) {
+		return
+	}
+	v.mended = theirs
+	for e := range r.x.All {
+		v.repair = append(v.repair, e)
+	}
+}
+
+// settled reports whether the fingerprint speaks of exactly what is durably held.
+func (r *replica) settled() bool {
+	return r.refusals == 0 && len(r.jobs) == 0 && r.durable.Covers(r.x.Held())
+}
+
+// forget drops tombstones once every member is known to have them.
+func (r *replica) forget() {
+	if r.x.Tombstones() == 0 {
+		return
+	}
+	all := []index.Summary{r.durable}
+	for _, id := range r.members() {
+		if id == r.self.Node {
+			continue
+		}
+		v := r.peers[id]
+		if v == nil {
+			return
+		}
+		all = append(all, v.acked)
+	}
+	for _, p := range r.x.Forget(index.Floor(all...)) {
+		r.dirty[p] = true
+	}
+}
+
+func (r *replica) noteJoined() {
+	if len(r.peers) > 0 && r.state() == InSync {
+		r.joined = true
+	}
+}

@@ -1,0 +1,404 @@
+package syncer
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"certswarm/internal/fleet"
+	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
+)
+
+// What a replica wants done, and when. Nothing here changes what is known; only what has been said and begun.
+
+// work returns the next job for the disk, nil if there is none now.
+func (r *replica) work(now time.Time) *job {
+	r.planReverts()
+	for _, j := range r.jobs {
+		if !j.flying && !now.Before(j.notTill) {
+			j.flying = true
+			return j
+		}
+	}
+	return nil
+}
+
+// planReverts makes a job of the local edits that must be put back, once this node knows what the fleet has.
+func (r *replica) planReverts() {
+	if len(r.reverts) == 0 || !r.joined {
+		return
+	}
+	j := &job{revert: true}
+	for p := range r.reverts {
+		e := r.x.Live(p)
+		if e == nil { // the fleet knows nothing there
+			e = &index.Entry{Path: p, Content: index.Tombstone{}}
+		}
+		j.entries = append(j.entries, e)
+	}
+	clear(r.reverts)
+	slices.SortFunc(j.entries, func(a, b *index.Entry) int { return cmp.Compare(a.Path.String(), b.Path.String()) })
+	r.jobs = append(r.jobs, j)
+}
+
+// plan says what a job means for the disk as the index is now: entries that have lost meanwhile are not in it.
+func (r *replica) plan(j *job) index.Plan {
+	if !j.revert {
+		return index.MakePlan(r.x, j.entries, r.reserved)
+	}
+	var known []*index.Entry
+	for _, e := range j.entries {
+		if r.x.Live(e.Path) == e || e.Deleted() && r.x.Live(e.Path) == nil {
+			known = append(known, e)
+		}
+	}
+	return index.MakeRevert(known)
+}
+
+// land takes entries that the disk shows now into the index, in the same moment.
+func (r *replica) land(e *index.Entry) {
+	r.x.Merge(e)
+	delete(r.deletes, e.Path)
+	r.clock = max(r.clock, e.Stamp.HLC)
+}
+
+// finish takes the outcome of a job: done are the entries that the disk now shows. If something failed the job waits and
+// is tried again, longer each time.
+//
+// It comes after land, when the disk keeps what it shows: only then may the state on disk say so too.
+func (r *replica) finish(now time.Time, j *job, done []*index.Entry, failed bool) {
+	for _, e := range done {
+		if j.revert {
+			r.reverted[e.Path] = now
+		} else {
+			r.dirty[e.Path] = true
+		}
+	}
+	if failed {
+		j.flying = false
+		j.tries++
+		j.notTill = now.Add(min(time.Second<<min(j.tries-1, 5), 30*time.Second))
+		return
+	}
+	r.drop(j)
+	if !j.revert {
+		r.complete(now, j.cover)
+	}
+}
+
+// abandon gives a job up because its content is nowhere to be had; the peer is asked to start again, by when it may know better.
+func (r *replica) abandon(now time.Time, j *job) {
+	r.drop(j)
+	if v := r.peers[j.from]; v != nil && !j.revert {
+		v.again, v.haveAt = true, now.Add(time.Second)
+	}
+	if j.revert {
+		for _, e := range j.entries {
+			r.reverts[e.Path] = true
+		}
+	}
+}
+
+func (r *replica) drop(j *job) {
+	r.jobs = slices.DeleteFunc(r.jobs, func(other *job) bool { return other == j })
+}
+
+// next returns the next frame for a peer, nil if there is nothing to say now. What a peer is offered depends only on what it
+// was offered before and on the index as it is now: a slow peer skips what has lost meanwhile, and no queue grows.
+func (r *replica) next(now time.Time, to fleet.NodeID) wire.Frame {
+	v := r.peers[to]
+	if v == nil {
+		return nil
+	}
+	if !v.haveAt.IsZero() && !now.Before(v.haveAt) {
+		return r.sayHave(v)
+	}
+	if len(v.repair) > 0 {
+		return r.offerRepair(v)
+	}
+	if o := r.offer(now, to, v, r.self); o != nil {
+		return *o
+	}
+	for _, origin := range r.x.Held().Origins() {
+		if origin == r.self {
+			continue
+		}
+		if o := r.offer(now, to, v, origin); o != nil {
+			return *o
+		}
+	}
+	return nil
+}
+
+func (r *replica) sayHave(v *view) wire.Frame {
+	h := wire.Have{Directory: r.scope.Directory, Held: index.Summary{}, Again: v.again, Refused: v.refusals}
+	for o, seq := range r.durable {
+		if v.told[o] < seq {
+			h.Held[o] = seq
+			v.told[o] = seq
+		}
+	}
+	if r.settled() {
+		h.Fingerprint = r.x.Fingerprint()
+	}
+	v.haveAt, v.again, v.refusals = time.Time{}, false, nil
+	return h
+}
+
+// offer returns what the peer lacks of one origin, as much as one frame holds; nil if nothing, or if somebody else should
+// be quicker.
+func (r *replica) offer(now time.Time, to fleet.NodeID, v *view, origin index.Origin) *wire.Offer {
+	after, held := v.sent[origin], r.x.Held()[origin]
+	key, known := r.keys[origin.Node]
+	if after >= held || !known {
+		delete(v.lagging, origin)
+		return nil
+	}
+	// A relay: the origin had better do it, if it is there to do it. To the origin itself nobody else can give back
+	// what it lost.
+	if origin != r.self && origin.Node != to && r.peers[origin.Node] != nil {
+		if v.acked[origin] >= held {
+			v.sent[origin] = held
+			return nil
+		}
+		since, lagging := v.lagging[origin]
+		if !lagging {
+			since = now
+			v.lagging[origin] = now
+		}
+		if now.Before(since.Add(relayDelay)) {
+			return nil
+		}
+	}
+	o := &wire.Offer{Directory: r.scope.Directory, Origin: origin, Key: key, After: after, Through: held}
+	entries := r.x.Since(origin, after, held)
+	n := frameful(entries)
+	o.Entries = entries[:n]
+	if n < len(entries) {
+		o.Through = entries[n-1].Batch
+	}
+	v.sent[origin] = o.Through
+	delete(v.lagging, origin)
+	return o
+}
+
+// frameful returns how many of the entries fit one offer: never a part of a batch, unless there is no border.
+func frameful(entries []*index.Entry) int {
+	var inline int64
+	fits := 0
+	for i, e := range entries {
+		if f, ok := e.Content.(index.File); ok && f.Size <= wire.MaxInline {
+			inline += f.Size
+		}
+		if i == wire.MaxEntries || inline > wire.InlineBudget && fits > 0 {
+			return fits
+		}
+		if i+1 == len(entries) || entries[i+1].Batch != e.Batch {
+			fits = i + 1
+		}
+	}
+	return fits
+}
+
+func (r *replica) offerRepair(v *view) wire.Frame {
+	origin := v.repair[0].Origin
+	o := wire.Offer{Directory: r.scope.Directory, Origin: origin, Key: r.keys[origin.Node]}
+	var rest []*index.Entry
+	for _, e := range v.repair {
+		if e.Origin == origin && len(o.Entries) < wire.MaxBatch {
+			o.Entries = append(o.Entries, e)
+		} else {
+			rest = append(rest, e)
+		}
+	}
+	v.repair = rest
+	return o
+}
+
+// tick does what time alone brings about. It returns the entries whose life has ended, for the disk to follow.
+func (r *replica) tick(now time.Time) []*index.Entry {
+	r.judgeDeletes(now)
+	expired := r.x.Expire(now)
+	for _, e := range expired {
+		r.dirty[e.Path] = true
+	}
+	for p, at := range r.reverted {
+		if now.Sub(at) > revertMemory {
+			delete(r.reverted, p)
+		}
+	}
+	return expired
+}
+
+// revertMemory is for how long a reverted edit is reported.
+const revertMemory = time.Hour
+
+// judgeDeletes sends out the deletions that have waited long enough, or halts if they are too many to believe.
+func (r *replica) judgeDeletes(now time.Time) {
+	var due []index.Change
+	var paths []index.Path
+	for p, since := range r.deletes {
+		if now.Before(since.Add(deleteDelay)) {
+			continue
+		}
+		delete(r.deletes, p)
+		if r.x.Live(p) != nil {
+			due = append(due, index.Change{Path: p, Content: index.Tombstone{}})
+			paths = append(paths, p)
+		}
+	}
+	if len(due) == 0 || r.halt != "" || !r.room(len(due)) {
+		return
+	}
+	r.recent = slices.DeleteFunc(r.recent, func(d deletion) bool { return now.Sub(d.at) > deleteWindow })
+	recent := 0
+	for _, d := range r.recent {
+		recent += d.files
+	}
+	if index.Suspicious(r.x, paths, recent, r.maxDelete) {
+		r.stop(now, fmt.Sprintf("%d of %d files are gone at once; max_delete is %d%%", recent+len(paths), recent+r.x.Files(), r.maxDelete))
+		return
+	}
+	slices.SortFunc(due, func(a, b index.Change) int { return cmp.Compare(b.Path.String(), a.Path.String()) })
+	before := r.x.Files()
+	r.author(due, func(index.Change) index.Stamp {
+		return index.Stamp{Written: true, HLC: r.tickClock(now), Node: r.self.Node}
+	})
+	r.recent = append(r.recent, deletion{now, before - r.x.Files()})
+}
+
+// wake returns when tick, work or next will have something to do by themselves; zero: never. What work and next could do
+// already is not counted: whoever calls them has been woken.
+func (r *replica) wake(now time.Time) time.Time {
+	var first time.Time
+	at := func(t time.Time) {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	later := func(t time.Time) {
+		if t.After(now) {
+			at(t)
+		}
+	}
+	for _, since := range r.deletes {
+		at(since.Add(deleteDelay))
+	}
+	at(r.x.NextExpiry())
+	for _, v := range r.peers {
+		later(v.haveAt)
+		for _, since := range v.lagging {
+			later(since.Add(relayDelay))
+		}
+	}
+	for _, j := range r.jobs {
+		if !j.flying {
+			later(j.notTill)
+		}
+	}
+	return first
+}
+
+// unsaved is what the state on disk lacks.
+type unsaved struct {
+	put    []*index.Entry
+	remove []index.Path
+	held   index.Summary // nil: as it was
+	seq    uint64
+}
+
+func (u unsaved) empty() bool { return len(u.put) == 0 && len(u.remove) == 0 && u.held == nil }
+
+// takeDirty hands over what is to be persisted; persisted is told when it is.
+func (r *replica) takeDirty() unsaved {
+	var u unsaved
+	for p := range r.dirty {
+		if e := r.x.Lookup(p); e != nil {
+			u.put = append(u.put, e)
+		} else {
+			u.remove = append(u.remove, p)
+		}
+	}
+	clear(r.dirty)
+	if r.raised {
+		u.held = r.x.Held().Clone()
+		u.seq = r.seq
+		r.raised = false
+	}
+	return u
+}
+
+// untake puts back what could not be persisted.
+func (r *replica) untake(u unsaved) {
+	for _, e := range u.put {
+		r.dirty[e.Path] = true
+	}
+	for _, p := range u.remove {
+		r.dirty[p] = true
+	}
+	r.raised = r.raised || u.held != nil
+}
+
+// persisted notes what is durable now; the fleet is told.
+func (r *replica) persisted(now time.Time, u unsaved) {
+	for o, seq := range u.held {
+		if r.durable[o] < seq {
+			r.durable[o] = seq
+			r.owe(now, o)
+		}
+	}
+	r.forget()
+}
+
+// State is how a directory stands on this node.
+type State string
+
+// The states, as CONTRACT's status spells them.
+const (
+	InSync  State = "in_sync" // holds all that any connected peer has announced
+	Behind  State = "behind"
+	Halted  State = "halted"  // receives, but sends no changes of its own
+	Joining State = "joining" // behind, and was never in sync in this incarnation
+)
+
+func (r *replica) state() State {
+	if r.halt != "" {
+		return Halted
+	}
+	behind := len(r.jobs) > 0 || len(r.reverts) > 0 && r.joined
+	for _, v := range r.peers {
+		behind = behind || !r.x.Held().Covers(v.announced)
+	}
+	switch {
+	case !behind && r.seeded:
+		return InSync
+	case r.fresh && !r.joined:
+		return Joining
+	}
+	return Behind
+}
+
+// resume ends a halt, with a scan of everything as it is now.
+func (r *replica) resume(now time.Time, scan index.Scan, accept bool) {
+	r.halt = ""
+	clear(r.deletes)
+	if accept {
+		r.observe(now, scan)
+		for p := range r.deletes {
+			r.deletes[p] = now.Add(-deleteDelay)
+		}
+		limit := r.maxDelete
+		r.maxDelete = 100
+		r.judgeDeletes(now)
+		r.maxDelete = limit
+		return
+	}
+	for _, c := range index.Observe(r.x, scan, r.same) {
+		if !r.reserved(c.Path) {
+			r.reverts[c.Path] = true
+		}
+	}
+	r.joined = r.joined || len(r.peers) > 0
+}

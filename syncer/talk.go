@@ -1,0 +1,373 @@
+package syncer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"certswarm/internal/fleet"
+	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
+)
+
+// Stream is a two-way stream to one peer.
+type Stream interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// Link is a live connection to a peer that has proven who it is.
+type Link interface {
+	Peer() fleet.NodeID
+	// OpenFetch opens a stream that the peer will give to ServeFetch.
+	OpenFetch(ctx context.Context) (Stream, error)
+}
+
+const (
+	writePatience = 15 * time.Second // a peer that takes nothing for this long is gone
+	fetchPatience = 30 * time.Second // likewise for a file's content
+)
+
+// conversation is one peer's stream of frames, for all directories that both have.
+type conversation struct {
+	Link
+	stream Stream
+	stir   signal
+}
+
+// Converse exchanges frames with a peer until the stream or ctx ends; each side opens by saying Hello. The error says why it ended and is never
+// nil: whoever owns the connection should end it with the conversation.
+func (s *Syncer) Converse(ctx context.Context, link Link, stream Stream) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c := &conversation{Link: link, stream: stream, stir: newSignal()}
+	c.stir.wake()
+	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
+	defer stop()
+
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		cancel(s.speak(ctx, c))
+	}()
+	cancel(s.listen(c))
+	_ = stream.Close() // unblocks the speaker; what it was saying is said again in the next conversation
+	<-written
+	for _, d := range s.directories {
+		d.leave(c)
+	}
+	return context.Cause(ctx)
+}
+
+// speak writes whatever the directories have to say to the peer.
+func (s *Syncer) speak(ctx context.Context, c *conversation) error {
+	if err := c.write(s.hello(c)); err != nil {
+		return err
+	}
+	for {
+		spoke := false
+		for _, d := range s.directories {
+			frame := d.nextFor(c)
+			if frame == nil {
+				continue
+			}
+			spoke = true
+			if err := c.write(frame); err != nil {
+				return err
+			}
+		}
+		if spoke {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.stir:
+		}
+	}
+}
+
+func (c *conversation) write(f wire.Frame) error {
+	if err := c.stream.SetWriteDeadline(time.Now().Add(writePatience)); err != nil {
+		return err
+	}
+	_, err := c.stream.Write(wire.Encode(f))
+	return err
+}
+
+// hello greets with every directory that the peer is to have.
+func (s *Syncer) hello(c *conversation) wire.Frame {
+	h := wire.Hello{Clock: time.Now().UnixMilli()}
+	for _, d := range s.directories {
+		if d.isFor(c.Peer()) {
+			h.Directories = append(h.Directories, d.greeting())
+		}
+	}
+	return h
+}
+
+// isFor reports whether a node is to have the directory.
+func (d *Directory) isFor(node fleet.NodeID) bool {
+	for _, id := range d.Members() {
+		if id == node {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *Directory) greeting() wire.Greeting {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	g := wire.Greeting{Directory: d.Name, Self: d.r.self, Held: d.r.durable.Clone()}
+	if d.r.settled() {
+		g.Fingerprint = d.r.x.Fingerprint()
+	}
+	return g
+}
+
+// listen takes frames until the stream ends or the peer breaks the protocol.
+func (s *Syncer) listen(c *conversation) error {
+	for {
+		frame, err := readFrame(c.stream)
+		if err != nil {
+			return err
+		}
+		switch f := frame.(type) {
+		case wire.Hello:
+			for _, g := range f.Directories {
+				if d := s.directoryFor(g.Directory, c.Peer()); d != nil {
+					d.meet(c, time.UnixMilli(f.Clock), g)
+				}
+			}
+		case wire.Offer:
+			d := s.directoryFor(f.Directory, c.Peer())
+			if d == nil {
+				continue
+			}
+			if err := d.takeOffer(c, f); err != nil {
+				return err
+			}
+		case wire.Have:
+			if d := s.directoryFor(f.Directory, c.Peer()); d != nil {
+				d.takeHave(c, f)
+			}
+		default:
+			return fmt.Errorf("%s sent a %T into the conversation", c.Peer().Short(), frame)
+		}
+	}
+}
+
+func (s *Syncer) directoryFor(name string, peer fleet.NodeID) *Directory {
+	for _, d := range s.directories {
+		if d.Name == name && d.isFor(peer) {
+			return d
+		}
+	}
+	return nil
+}
+
+// readFrame reads one frame. It allocates no more than the frame's length, and that is bounded.
+func readFrame(from io.Reader) (wire.Frame, error) {
+	var header [wire.HeaderSize]byte
+	if _, err := io.ReadFull(from, header[:]); err != nil {
+		return nil, err
+	}
+	kind, size, err := wire.ParseHeader(header)
+	if err != nil {
+		return nil, err
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(from, body); err != nil {
+		return nil, err
+	}
+	return wire.Decode(kind, body)
+}
+
+func (d *Directory) meet(c *conversation, clock time.Time, g wire.Greeting) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.links[c.Peer()] = c
+	d.r.hello(time.Now(), c.Peer(), clock, g)
+	d.stirLocked()
+}
+
+func (d *Directory) leave(c *conversation) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.links[c.Peer()] == c {
+		delete(d.links, c.Peer())
+		d.r.part(c.Peer())
+		d.stirLocked()
+	}
+}
+
+// takeOffer verifies an offer and hands it to the replica. An error costs the peer its connection.
+func (d *Directory) takeOffer(c *conversation, o wire.Offer) error {
+	if err := d.r.scope.Verify(o.Origin.Node, o.Key, o.Entries); err != nil {
+		return fmt.Errorf("an offer from %s cannot be believed: %w", d.r.nameOf(c.Peer()), err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.r.receive(time.Now(), c.Peer(), o)
+	d.stirLocked()
+	return nil
+}
+
+func (d *Directory) takeHave(c *conversation, h wire.Have) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.r.have(time.Now(), c.Peer(), h)
+	d.stirLocked()
+}
+
+// nextFor returns the next frame for a peer, small files' content included.
+func (d *Directory) nextFor(c *conversation) wire.Frame {
+	d.mu.Lock()
+	if d.links[c.Peer()] != c {
+		d.mu.Unlock()
+		return nil
+	}
+	frame := d.r.next(time.Now(), c.Peer())
+	o, offers := frame.(wire.Offer)
+	if !offers {
+		d.mu.Unlock()
+		return frame
+	}
+	o.Inline = map[index.Digest][]byte{}
+	var unknown []*index.Entry
+	for _, e := range o.Entries {
+		f, ok := e.Content.(index.File)
+		if !ok || f.Size > wire.MaxInline {
+			continue
+		}
+		if content, cached := d.cache.content[f.Digest]; cached {
+			o.Inline[f.Digest] = content
+		} else {
+			unknown = append(unknown, e)
+		}
+	}
+	d.mu.Unlock()
+	d.inline(&o, unknown)
+	return o
+}
+
+// inline adds the content of small files to an offer as far as its budget goes; what changed since is left out, for the
+// peer can ask, and is about to be told of the change anyway.
+func (d *Directory) inline(o *wire.Offer, entries []*index.Entry) {
+	budget := wire.InlineBudget
+	for _, content := range o.Inline {
+		budget -= len(content)
+	}
+	for _, e := range entries {
+		f := e.Content.(index.File)
+		if budget -= int(f.Size); budget < 0 {
+			return
+		}
+		if s, err := d.disk.look(e.Path); err == nil && s.data != nil {
+			if got := s.found.Content.(index.File); got.Digest == f.Digest {
+				o.Inline[f.Digest] = s.data
+			}
+		}
+	}
+}
+
+// errNowhere is the error of content that is not to be had as it was promised.
+var errNowhere = errors.New("no peer has the content any more")
+
+// content returns the bytes of an entry's file: from the offer, from what was seen lately, or from a peer that has it.
+func (d *Directory) content(ctx context.Context, j *job, e *index.Entry) (io.ReadCloser, error) {
+	f := e.Content.(index.File)
+	d.mu.Lock()
+	data, ok := j.inline[f.Digest]
+	if ok {
+		d.cache.put(f.Digest, bytes.Clone(data)) // data keeps its whole frame in memory
+	} else {
+		data, ok = d.cache.content[f.Digest]
+	}
+	var links []*conversation
+	if link := d.links[j.from]; link != nil {
+		links = append(links, link)
+	}
+	for id, link := range d.links {
+		if id != j.from {
+			links = append(links, link)
+		}
+	}
+	d.mu.Unlock()
+	if ok || f.Size == 0 {
+		return io.NopCloser(bytes.NewReader(data)), nil
+	}
+	for _, link := range links {
+		if stream, err := d.fetch(ctx, link, e.Path, f); err == nil {
+			return stream, nil
+		}
+	}
+	return nil, errNowhere
+}
+
+// fetch asks one peer for a file's content.
+func (d *Directory) fetch(ctx context.Context, from Link, p index.Path, f index.File) (io.ReadCloser, error) {
+	stream, err := from.OpenFetch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	want := wire.Encode(wire.Want{Directory: d.Name, Path: p, Digest: f.Digest})
+	err = errors.Join(
+		stream.SetWriteDeadline(time.Now().Add(fetchPatience)),
+		stream.SetReadDeadline(time.Now().Add(fetchPatience)))
+	if err == nil {
+		_, err = stream.Write(want)
+	}
+	var frame wire.Frame
+	if err == nil {
+		frame, err = readFrame(stream)
+	}
+	blob, ok := frame.(wire.Blob)
+	if err == nil && (!ok || blob.Missing != "" || blob.Size != f.Size) {
+		err = errNowhere
+	}
+	if err != nil {
+		return nil, errors.Join(err, stream.Close())
+	}
+	return stream, nil
+}
+
+// ServeFetch answers one Want on a stream that a peer opened, and closes it.
+func (s *Syncer) ServeFetch(from fleet.NodeID, stream Stream) (err error) {
+	defer func() { err = errors.Join(err, stream.Close()) }()
+	if err := stream.SetReadDeadline(time.Now().Add(fetchPatience)); err != nil {
+		return err
+	}
+	if err := stream.SetWriteDeadline(time.Now().Add(fetchPatience)); err != nil {
+		return err
+	}
+	frame, err := readFrame(stream)
+	if err != nil {
+		return err
+	}
+	want, ok := frame.(wire.Want)
+	d := s.directoryFor(want.Directory, from)
+	if !ok || d == nil {
+		return fmt.Errorf("%s asked for what it is not to have", from.Short())
+	}
+	file, err := d.openLive(want)
+	if err != nil {
+		_, err = stream.Write(wire.Encode(wire.Blob{Missing: err.Error()}))
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if _, err := stream.Write(wire.Encode(wire.Blob{Size: info.Size()})); err != nil {
+		return err
+	}
+	_, err = io.Copy(stream, io.LimitReader(file, info.Size()))
+	return err
+}
