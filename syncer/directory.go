@@ -104,10 +104,10 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 	if d.Reserved == nil {
 		d.Reserved = func(index.Path) bool { return false }
 	}
-	if err := d.openDisk(s.StateDir); err != nil {
+	if err := d.openDisk(s.State); err != nil {
 		return nil, err
 	}
-	if d.store, err = openStore(filepath.Join(s.StateDir, "sync", cfg.Name+".db")); err != nil {
+	if d.store, err = openStore(filepath.Join(s.State.Dir(), "sync", cfg.Name+".db")); err != nil {
 		return nil, err
 	}
 	d.closers = append(d.closers, d.store.close)
@@ -138,9 +138,9 @@ func (d *Directory) seedLocked() {
 	d.removeLocked(d.r.tick(time.Now()))
 }
 
-func (d *Directory) openDisk(stateDir string) error {
-	for _, dir := range []string{"sync", "archive/" + d.Name} {
-		if err := os.MkdirAll(filepath.Join(stateDir, dir), 0o700); err != nil {
+func (d *Directory) openDisk(state *durable.Root) error {
+	for _, dir := range []string{"sync", "archive", "archive/" + d.Name} {
+		if _, err := state.MkDir(dir, 0o700, durable.AsItIs); err != nil {
 			return err
 		}
 	}
@@ -161,20 +161,15 @@ func (d *Directory) openDisk(stateDir string) error {
 		root: root, ignored: ignored, maxFile: d.MaxFile,
 		owners: &owners{policy: policy, privileged: os.Geteuid() == 0},
 	}
-	kept, err := durable.OpenRoot(filepath.Join(stateDir, "archive", d.Name))
+	kept, err := durable.OpenRoot(filepath.Join(state.Dir(), "archive", d.Name))
 	if err != nil {
 		return err
 	}
 	d.closers = append(d.closers, kept.Close)
 	d.archive = durable.OpenArchive(kept, versionsKept)
 
-	state, err := durable.OpenRoot(filepath.Join(stateDir, "sync"))
-	if err != nil {
-		return err
-	}
-	d.closers = append(d.closers, state.Close)
 	for i := range appliers {
-		intent, err := durable.OpenIntent(state, fmt.Sprintf("%s.intent-%d", d.Name, i))
+		intent, err := durable.OpenIntent(state, fmt.Sprintf("sync/%s.intent-%d", d.Name, i))
 		if err != nil {
 			return err
 		}

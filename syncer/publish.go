@@ -241,6 +241,14 @@ func (d *Directory) ReadFile(p index.Path, limit int64) ([]byte, error) {
 // Root gives access to the directory's disk, for what is Reserved. Whoever uses it changes only that.
 func (d *Directory) Root() *durable.Root { return d.disk.root }
 
+// LocalOwner returns whom the directory's policy gives files to on this node, durable.AsItIs without a policy.
+func (d *Directory) LocalOwner() durable.Owner {
+	if d.disk.owners.policy != nil {
+		return *d.disk.owners.policy
+	}
+	return durable.AsItIs
+}
+
 // openLive opens the file that a peer wants, if it is what the fleet has there.
 func (d *Directory) openLive(want wire.Want) (*os.File, error) {
 	e := d.Lookup(want.Path)

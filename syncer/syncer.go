@@ -14,19 +14,20 @@ import (
 	"log/slog"
 	"sync"
 
+	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
 )
 
 // Config is what all directories of a node share.
 type Config struct {
-	Self     fleet.NodeID
-	Key      ed25519.PublicKey
-	Sign     func(message []byte) []byte
-	Cluster  string
-	StateDir string // state databases and archives go below it
-	NameOf   func(fleet.NodeID) string
-	Watch    func() (Watcher, error)
-	Log      *slog.Logger
+	Self    fleet.NodeID
+	Key     ed25519.PublicKey
+	Sign    func(message []byte) []byte
+	Cluster string
+	State   *durable.Root // state databases and archives go below it
+	NameOf  func(fleet.NodeID) string
+	Watch   func() (Watcher, error)
+	Log     *slog.Logger
 }
 
 // Syncer is a node's part in the replication of its directories. Its life is Open, Run, nothing more; conversations are
@@ -60,6 +61,15 @@ func (s *Syncer) Run(ctx context.Context) error {
 		all.Go(func() { errs[i] = d.run(ctx) })
 	}
 	all.Wait()
+	return errors.Join(errs...)
+}
+
+// Abandon closes what Open opened, instead of Run.
+func (s *Syncer) Abandon() error {
+	var errs []error
+	for _, d := range s.directories {
+		errs = append(errs, d.close())
+	}
 	return errors.Join(errs...)
 }
 

@@ -79,6 +79,9 @@ func (m *Mesh) adopt(s *Session) error {
 		m.mu.Unlock()
 		return errEnding
 	}
+	if s.told != m.revision { // the list changed during the exchange
+		m.spawnLocked(func() { m.tellHello(s) })
+	}
 	s.heard = time.Now()
 	l.session, l.lastError = s, ""
 	if l.stopAttempt != nil {

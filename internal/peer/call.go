@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -78,16 +79,14 @@ func (s *Session) call(ctx context.Context, method string, body []byte) ([]byte,
 	defer asked.Close()
 	giveUp := context.AfterFunc(ctx, func() { _ = asked.SetDeadline(time.Unix(1, 0)) })
 	defer giveUp()
-	if _, err := asked.Write(request); err != nil {
-		return nil, err
+	_, unsent := asked.Write(request)
+	if unsent == nil {
+		unsent = asked.CloseWrite()
 	}
-	if err := asked.CloseWrite(); err != nil {
-		return nil, err
-	}
-	status, answer, err := readFrame(asked)
+	status, answer, err := readFrame(asked) // a peer that did not want all of the request may still have answered
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, cmp.Or(unsent, err)
 	case status == callSucceeded:
 		return answer, nil
 	default:

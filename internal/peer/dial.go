@@ -31,14 +31,15 @@ const (
 func (m *Mesh) startDiallingLocked(l *link) {
 	ctx, stop := context.WithCancel(m.run)
 	l.stop = stop
-	if !m.spawnLocked(func() { m.keepDialling(ctx, l) }) {
+	peer := l.member.ID
+	if !m.spawnLocked(func() { m.keepDialling(ctx, l, peer) }) {
 		stop()
 	}
 }
 
-// keepDialling dials the peer of l whenever there is no session with it, until ctx ends.
-func (m *Mesh) keepDialling(ctx context.Context, l *link) {
-	wait := m.yield(l.member.ID, yieldFirst)
+// keepDialling dials peer, whose link is l, whenever there is no session with it, until ctx ends.
+func (m *Mesh) keepDialling(ctx context.Context, l *link, peer fleet.NodeID) {
+	wait := m.yield(peer, yieldFirst)
 	for ctx.Err() == nil {
 		m.mu.Lock()
 		session, changed := l.session, l.changed
@@ -49,7 +50,7 @@ func (m *Mesh) keepDialling(ctx context.Context, l *link) {
 			case <-ctx.Done():
 			case <-changed:
 			}
-			wait = m.yield(l.member.ID, yieldLater)
+			wait = m.yield(peer, yieldLater)
 			if time.Since(session.since) < shortLived {
 				wait = max(wait, pause())
 			}

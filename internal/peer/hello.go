@@ -11,8 +11,6 @@ import (
 	"io"
 	"time"
 
-	"certswarm/internal/fleet"
-
 	"github.com/quic-go/quic-go"
 )
 
@@ -65,14 +63,16 @@ func protocolFault(format string, args ...any) error {
 	return &strayError{ReasonProtocol, codeProtocol, fmt.Sprintf(format, args...)}
 }
 
-func (m *Mesh) helloTo(peer fleet.NodeID) []byte {
+// helloTo returns what this node says about itself now on the connection s.
+func (m *Mesh) helloTo(s *Session) []byte {
 	m.mu.Lock()
+	s.told = m.revision
 	digest := m.roster.Digest()
 	said := hello{
 		Format: helloFormat, Cluster: m.cluster, Version: m.version,
 		Roster: digest[:], Instance: m.instance, Revision: m.revision,
 	}
-	if l := m.links[peer]; l != nil {
+	if l := m.links[s.peer]; l != nil {
 		said.Ended = l.ended
 	}
 	m.mu.Unlock()
@@ -160,7 +160,7 @@ func (m *Mesh) greet(ctx context.Context, conn *quic.Conn, dialled bool) {
 func (m *Mesh) exchange(ctx context.Context, s *Session) error {
 	var first stream
 	if s.dialled {
-		opened, err := s.open(ctx, append([]byte{byte(purposeHello)}, m.helloTo(s.peer)...))
+		opened, err := s.open(ctx, append([]byte{byte(purposeHello)}, m.helloTo(s)...))
 		if err != nil {
 			return err
 		}
@@ -179,7 +179,6 @@ func (m *Mesh) exchange(ctx context.Context, s *Session) error {
 			return protocolFault("began with a stream of purpose %d instead of a Hello", purpose[0])
 		}
 	}
-	defer first.Close()
 	said, err := readHello(first)
 	if err != nil {
 		return err
@@ -190,11 +189,15 @@ func (m *Mesh) exchange(ctx context.Context, s *Session) error {
 			fmt.Sprintf("belongs to cluster %q, this node to %q", said.Cluster, m.cluster)}
 	}
 	if !s.dialled {
-		if _, err := first.Write(m.helloTo(s.peer)); err != nil {
+		if _, err := first.Write(m.helloTo(s)); err != nil {
 			return err
 		}
 	}
-	return m.settle(s, first)
+	if err := m.settle(s, first); err != nil {
+		return err // the stream stays open: its end would hide the reason with which the connection ends
+	}
+	first.Close()
+	return nil
 }
 
 // settle lets the arbiter of the pair decide on s and tell the other, and the other follow.
@@ -219,7 +222,7 @@ func (m *Mesh) settle(s *Session, first stream) error {
 func (m *Mesh) tellHello(s *Session) {
 	ctx, cancel := context.WithTimeout(s.conn.Context(), helloWait)
 	defer cancel()
-	opened, err := s.open(ctx, append([]byte{byte(purposeHello)}, m.helloTo(s.peer)...))
+	opened, err := s.open(ctx, append([]byte{byte(purposeHello)}, m.helloTo(s)...))
 	if err != nil {
 		return // the session is over, or so congested that the next Hello will have to do
 	}
@@ -230,14 +233,14 @@ func (m *Mesh) tellHello(s *Session) {
 func (m *Mesh) heardHello(_ context.Context, s *Session, from Stream) {
 	_ = from.SetReadDeadline(time.Now().Add(helloWait))
 	said, err := readHello(from)
-	if err != nil || said.Instance != s.hello.Instance || said.Cluster != m.cluster {
-		s.end(codeProtocol, "a changed Hello that makes no sense")
-		return
-	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if said.Revision > s.hello.Revision {
+	sound := err == nil && said.Instance == s.hello.Instance && said.Cluster == m.cluster
+	if sound && said.Revision > s.hello.Revision {
 		s.hello = said
 		m.changedLocked()
+	}
+	m.mu.Unlock()
+	if !sound {
+		s.end(codeProtocol, "a changed Hello that makes no sense")
 	}
 }

@@ -11,7 +11,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
+	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
 )
 
@@ -52,24 +54,64 @@ func CreateIdentity(stateDir string) (id *Identity, created bool, err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, false, err
 	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, false, fmt.Errorf("make a node key: %w", err)
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return nil, false, fmt.Errorf("make the state directory: %w", err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, false, fmt.Errorf("encode the node key: %w", err)
-	}
-	text := pem.EncodeToMemory(&pem.Block{Type: identityPEM, Bytes: der})
-	err = writeOnce(stateDir, identityFile, text)
-	if errors.Is(err, fs.ErrExist) {
-		id, err = LoadIdentity(stateDir)
-		return id, false, err
-	}
+	unlock, err := lockDirectory(stateDir)
 	if err != nil {
 		return nil, false, fmt.Errorf("keep the node key in %s: %w", stateDir, err)
 	}
-	return NewIdentity(key), true, nil
+	defer unlock()
+	id, err = LoadIdentity(stateDir) // somebody may have been faster
+	if !errors.Is(err, fs.ErrNotExist) {
+		return id, false, err
+	}
+	if id, err = generateIdentity(stateDir); err != nil {
+		return nil, false, fmt.Errorf("keep the node key in %s: %w", stateDir, err)
+	}
+	return id, true, nil
+}
+
+// generateIdentity needs the lock on stateDir and no key in it: the write replaces.
+func generateIdentity(stateDir string) (*Identity, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	root, err := durable.OpenRoot(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	parent, err := durable.OpenRoot(filepath.Dir(filepath.Clean(stateDir)))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	text := pem.EncodeToMemory(&pem.Block{Type: identityPEM, Bytes: der})
+	if err := root.WriteFile(identityFile, text, 0o600); err != nil {
+		return nil, err
+	}
+	if err := parent.SyncDir("."); err != nil { // stateDir may be new
+		return nil, err
+	}
+	return NewIdentity(key), nil
+}
+
+// lockDirectory waits until no other process holds the lock on dir. The kernel drops it when the process ends.
+func lockDirectory(dir string) (unlock func(), err error) {
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock: %w", err), file.Close())
+	}
+	return func() { file.Close() }, nil
 }
 
 // LoadIdentity returns the identity kept in stateDir. The error matches fs.ErrNotExist when there is none. A key that
@@ -120,30 +162,4 @@ func parseIdentity(text []byte) (ed25519.PrivateKey, error) {
 		return nil, fmt.Errorf("holds a %T, not an Ed25519 key", key)
 	}
 	return node, nil
-}
-
-// writeOnce gives data the name dir/name, readable by its owner alone, in one step that survives power loss, unless
-// that name exists: then the error matches fs.ErrExist and nothing is changed. It links instead of renaming because
-// a rename would replace.
-func writeOnce(dir, name string, data []byte) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	file, err := os.CreateTemp(dir, ".certswarm-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name())
-	_, err = file.Write(data)
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(file.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	parent, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(parent.Sync(), parent.Close())
 }

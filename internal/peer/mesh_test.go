@@ -209,6 +209,29 @@ func TestAChangedListIsTold(t *testing.T) {
 	})
 }
 
+// The list may change at any moment of an exchange of Hellos; what counts in the end is the last one.
+func TestAListThatChangesDuringTheHelloIsTold(t *testing.T) {
+	grown := func(w *world, i int) fleet.Roster {
+		return rosterOf(t, append(w.roster().Members(), fleet.Member{Name: "fe9", ID: testIdentity(byte(99 + i)).ID()})...)
+	}
+	for after := time.Duration(0); after < 500*time.Millisecond; after += 20 * time.Millisecond {
+		inWorld(t, 2, 50*time.Millisecond, func(t *testing.T, w *world) {
+			w.start(0)
+			w.start(1)
+			w.pass(after)
+			for i, n := range w.nodes {
+				n.mesh.SetRoster(grown(w, i))
+			}
+			w.pass(2 * time.Second)
+			for i := range w.nodes {
+				if w.status(i, 1-i).RosterDigest != grown(w, 1-i).Digest() {
+					t.Errorf("changed after %s: fe%d does not know", after, i+1)
+				}
+			}
+		})
+	}
+}
+
 func TestNewAddressesAreDialledAtOnce(t *testing.T) {
 	inWorld(t, 2, time.Millisecond, func(t *testing.T, w *world) {
 		lost := w.member(1)

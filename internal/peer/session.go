@@ -50,9 +50,10 @@ type Stream interface {
 	SetDeadline(t time.Time) error
 	SetReadDeadline(t time.Time) error
 	SetWriteDeadline(t time.Time) error
-	// CloseWrite ends what is written; the peer reads io.EOF after the last byte.
+	// CloseWrite ends what is written; the peer reads io.EOF after the last byte. It fails when the peer has stopped reading.
 	CloseWrite() error
-	// Close ends both directions: what was written is still delivered, what the peer still sends is discarded.
+	// Close ends both directions: what was written is still delivered, what the peer still sends is discarded. It must
+	// not run at the same time as Write, and returns nil.
 	Close() error
 }
 
@@ -63,7 +64,8 @@ func (s stream) CloseWrite() error { return s.Stream.Close() }
 // Close cancels the read side too: a stream whose both sides are not ended holds stream credit for ever.
 func (s stream) Close() error {
 	s.CancelRead(resetDone)
-	return s.Stream.Close()
+	_ = s.Stream.Close() // fails only to say that the peer has stopped reading
+	return nil
 }
 
 // Session is one live connection with a peer whose key was proven and whose Hello was heard.
@@ -77,6 +79,7 @@ type Session struct {
 
 	// Guarded by mesh.mu once the session is adopted.
 	hello   hello
+	told    uint64 // revision of this node's last Hello
 	heard   time.Time
 	packets uint64 // received at the time of heard
 }

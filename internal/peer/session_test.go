@@ -115,8 +115,9 @@ func TestAStreamThatNeverSaysItsPurposeIsClosed(t *testing.T) {
 }
 
 func TestTheContextOfASessionEndsWithIt(t *testing.T) {
-	ended := make(chan time.Time, 2)
+	var ended chan time.Time
 	prepare := func(m *Mesh) {
+		ended = make(chan time.Time, 2) // a channel of the bubble
 		m.OnSession(func(ctx context.Context, _ *Session) {
 			<-ctx.Done()
 			ended <- time.Now()
@@ -137,8 +138,9 @@ func TestTheContextOfASessionEndsWithIt(t *testing.T) {
 }
 
 func TestCalls(t *testing.T) {
-	abandoned := make(chan struct{})
+	var abandoned chan struct{}
 	prepare := func(m *Mesh) {
+		abandoned = make(chan struct{}) // a channel of the bubble
 		m.HandleCall("echo", func(_ context.Context, from fleet.NodeID, body []byte) ([]byte, error) {
 			return append(body, from.Short()...), nil
 		})

@@ -112,7 +112,7 @@ func TestTheTwoAgreeUnderLoss(t *testing.T) {
 			})
 			w.start(0)
 			w.start(1)
-			w.pass(20 * time.Second)
+			w.pass(6 * time.Second)
 			w.heal()
 			w.pass(deadWithin + reconnectWithin)
 			w.sameSession(0, 1)

@@ -42,14 +42,15 @@ type node struct {
 type lossyRouter struct {
 	simnet.PerfectRouter
 	mu   sync.Mutex
-	drop func(from, to string) bool
+	drop func(from, to string) bool // called with mu held
+	up   map[string]bool            // endpoints whose link is started
 }
 
 func (r *lossyRouter) SendPacket(p simnet.Packet) error {
 	r.mu.Lock()
-	drop := r.drop
+	lost := !r.up[p.To.String()] || r.drop != nil && r.drop(p.From.String(), p.To.String())
 	r.mu.Unlock()
-	if drop != nil && drop(p.From.String(), p.To.String()) {
+	if lost {
 		return nil
 	}
 	return r.PerfectRouter.SendPacket(p)
@@ -58,6 +59,15 @@ func (r *lossyRouter) SendPacket(p simnet.Packet) error {
 func (r *lossyRouter) setDrop(drop func(from, to string) bool) {
 	r.mu.Lock()
 	r.drop = drop
+	r.mu.Unlock()
+}
+
+func (r *lossyRouter) setUp(address string, up bool) {
+	r.mu.Lock()
+	if r.up == nil {
+		r.up = map[string]bool{}
+	}
+	r.up[address] = up
 	r.mu.Unlock()
 }
 
@@ -121,8 +131,9 @@ func (w *world) endpoint(address string) (conn net.PacketConn, remove func()) {
 	if err := network.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	w.router.setUp(address, true)
 	return conn, func() {
-		w.router.RemoveNode(udp)
+		w.router.setUp(address, false)
 		conn.Close()
 		network.Close()
 	}

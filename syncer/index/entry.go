@@ -14,8 +14,8 @@ import (
 // to the wall clock, never going back, and never the same twice on one node.
 type HLC uint64
 
-// HLCOf returns the earliest reading at t.
-func HLCOf(t time.Time) HLC { return HLC(t.UnixMilli()) << 16 }
+// HLCOf returns the earliest reading at t; what is older than the Unix epoch is as old as that.
+func HLCOf(t time.Time) HLC { return HLC(max(0, t.UnixMilli())) << 16 }
 
 // Time returns the wall time of a reading, to the millisecond.
 func (h HLC) Time() time.Time { return time.UnixMilli(int64(h >> 16)) }

@@ -21,7 +21,7 @@ func (f *Fingerprint) toggle(hash [sha256.Size]byte) {
 // The zero Index is not usable; see New. An Index belongs to one goroutine at a time.
 type Index struct {
 	entries     map[Path]*Entry
-	children    map[Path]map[Path]struct{} // live entries by the directory they stand in
+	below       map[Path]map[Path]struct{} // places at or below which something is live, by the directory they stand in
 	byOrigin    map[Origin]*history
 	held        Summary
 	expiring    map[Path]*Entry
@@ -34,7 +34,7 @@ type Index struct {
 func New() *Index {
 	return &Index{
 		entries:  map[Path]*Entry{},
-		children: map[Path]map[Path]struct{}{},
+		below:    map[Path]map[Path]struct{}{},
 		byOrigin: map[Origin]*history{},
 		held:     Summary{},
 		expiring: map[Path]*Entry{},
@@ -82,8 +82,8 @@ func (x *Index) All(yield func(*Entry) bool) {
 // Children yields what stands directly in dir, in no order.
 func (x *Index) Children(dir Path) func(func(*Entry) bool) {
 	return func(yield func(*Entry) bool) {
-		for p := range x.children[dir] {
-			if !yield(x.entries[p]) {
+		for p := range x.below[dir] {
+			if e := x.Live(p); e != nil && !yield(e) {
 				return
 			}
 		}
@@ -102,6 +102,7 @@ func (x *Index) Merge(e *Entry) bool {
 	}
 	x.entries[e.Path] = e
 	x.count(e)
+	x.place(e.Path)
 	return true
 }
 
@@ -110,6 +111,34 @@ func (x *Index) Remove(p Path) {
 	if e := x.entries[p]; e != nil {
 		x.discount(e)
 		delete(x.entries, p)
+		x.place(p)
+	}
+}
+
+// place keeps the tree of places. A directory has its place for as long as anything below it is live, be it that the directory's own
+// entry is a tombstone: two nodes may delete a directory and write into it at the same time.
+func (x *Index) place(p Path) {
+	if x.Live(p) != nil {
+		for !p.IsZero() {
+			dir := p.Parent()
+			if _, known := x.below[dir][p]; known {
+				return
+			}
+			if x.below[dir] == nil {
+				x.below[dir] = map[Path]struct{}{}
+			}
+			x.below[dir][p] = struct{}{}
+			p = dir
+		}
+		return
+	}
+	for !p.IsZero() && x.Live(p) == nil && len(x.below[p]) == 0 {
+		dir := p.Parent()
+		delete(x.below[dir], p)
+		if len(x.below[dir]) == 0 {
+			delete(x.below, dir)
+		}
+		p = dir
 	}
 }
 
@@ -120,6 +149,9 @@ func (x *Index) count(e *Entry) {
 		x.byOrigin[e.Origin] = h
 	}
 	h.add(e)
+	if h.stale > len(h.writes)/2 {
+		h.tidy(x.entries)
+	}
 	if e.Expires != 0 {
 		x.expiring[e.Path] = e
 	}
@@ -127,11 +159,6 @@ func (x *Index) count(e *Entry) {
 		x.tombstones++
 		return
 	}
-	dir := e.Path.Parent()
-	if x.children[dir] == nil {
-		x.children[dir] = map[Path]struct{}{}
-	}
-	x.children[dir][e.Path] = struct{}{}
 	if isFile(e) {
 		x.files++
 	}
@@ -148,11 +175,6 @@ func (x *Index) discount(e *Entry) {
 	if e.Deleted() {
 		x.tombstones--
 		return
-	}
-	dir := e.Path.Parent()
-	delete(x.children[dir], e.Path)
-	if len(x.children[dir]) == 0 {
-		delete(x.children, dir)
 	}
 	if isFile(e) {
 		x.files--
@@ -171,10 +193,12 @@ func isFile(e *Entry) bool {
 // after lacks. Its cost follows what it returns.
 func (x *Index) Since(o Origin, after, through uint64) []*Entry {
 	h := x.byOrigin[o]
-	if h == nil {
+	if h == nil || after >= through {
 		return nil
 	}
-	h.compact(x.entries)
+	if h.unsorted {
+		h.tidy(x.entries)
+	}
 	from, _ := slices.BinarySearchFunc(h.writes, after+1, func(e *Entry, seq uint64) int { return cmp.Compare(e.Seq, seq) })
 	var out []*Entry
 	for _, e := range h.writes[from:] {
@@ -246,25 +270,29 @@ func (x *Index) Forget(everybody Summary) []Path {
 	return out
 }
 
-// history is one origin's writes by their numbers. Entries that lost since stay until there are as many of them as of the
-// others.
+// history is one origin's writes by their numbers. Entries that lost since, or were removed, stay until there are more of them than of the
+// others. A writer that numbers two entries alike is kept as it is: it harms itself.
 type history struct {
-	writes []*Entry
-	stale  int
+	writes   []*Entry
+	stale    int
+	unsorted bool // a write came out of its order; a state that is loaded comes in no order at all
 }
 
 func (h *history) add(e *Entry) {
-	at := len(h.writes)
-	for at > 0 && h.writes[at-1].Seq > e.Seq { // almost always zero steps: numbers arrive in order
-		at--
+	if n := len(h.writes); n > 0 && h.writes[n-1].Seq >= e.Seq {
+		h.unsorted = true
 	}
-	h.writes = slices.Insert(h.writes, at, e)
+	h.writes = append(h.writes, e)
 }
 
-func (h *history) compact(winning map[Path]*Entry) {
-	if h.stale <= len(h.writes)/2 {
-		return
-	}
+// tidy leaves what is winning, once each, in order. An entry stands here twice if it was removed and came again.
+func (h *history) tidy(winning map[Path]*Entry) {
 	h.writes = slices.DeleteFunc(h.writes, func(e *Entry) bool { return winning[e.Path] != e })
-	h.stale = 0
+	if h.unsorted {
+		slices.SortFunc(h.writes, func(a, b *Entry) int {
+			return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Path.text, b.Path.text))
+		})
+		h.writes = slices.Compact(h.writes)
+	}
+	h.stale, h.unsorted = 0, false
 }

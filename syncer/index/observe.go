@@ -35,16 +35,17 @@ type Change struct {
 func Observe(x *Index, scan Scan, same func(known, found Content) bool) []Change {
 	var changes, deletes []Change
 	seen := map[Path]bool{}
-	absent := func(e *Entry) {
-		if _, found := scan.Found[e.Path]; found || seen[e.Path] {
+	var absent func(Path)
+	absent = func(p Path) {
+		if _, found := scan.Found[p]; found || seen[p] {
 			return
 		}
-		seen[e.Path] = true
-		for _, gone := range x.under(e.Path) {
-			if _, found := scan.Found[gone.Path]; !found && (gone == e || !seen[gone.Path]) {
-				seen[gone.Path] = true
-				deletes = append(deletes, Change{Path: gone.Path, Content: Tombstone{}})
-			}
+		seen[p] = true
+		if x.Live(p) != nil {
+			deletes = append(deletes, Change{Path: p, Content: Tombstone{}})
+		}
+		for child := range x.below[p] {
+			absent(child)
 		}
 	}
 	for p, found := range scan.Found {
@@ -56,18 +57,16 @@ func Observe(x *Index, scan Scan, same func(known, found Content) bool) []Change
 		}
 		// What stood below a directory that became a file or a link is gone with it.
 		if _, directory := found.Content.(Directory); !directory {
-			for child := range x.Children(p) {
+			for child := range x.below[p] {
 				absent(child)
 			}
 		}
 	}
 	for _, p := range scan.Looked {
-		if e := x.Live(p); e != nil {
-			absent(e)
-		}
+		absent(p)
 	}
 	for _, dir := range scan.Listed {
-		for child := range x.Children(dir) {
+		for child := range x.below[dir] {
 			absent(child)
 		}
 	}
@@ -76,50 +75,53 @@ func Observe(x *Index, scan Scan, same func(known, found Content) bool) []Change
 	return append(changes, deletes...)
 }
 
-// under returns the live entries at and below p.
-func (x *Index) under(p Path) []*Entry {
-	var out []*Entry
-	if e := x.Live(p); e != nil {
-		out = append(out, e)
-	}
-	for child := range x.children[p] {
-		out = append(out, x.under(child)...)
-	}
-	return out
-}
-
 func compareDeepestFirst(a, b Path) int {
 	return cmp.Or(cmp.Compare(b.depth(), a.depth()), strings.Compare(a.text, b.text))
 }
 
 // Suspicious reports whether deleting these paths at once looks like an accident (an unmounted volume, a mistaken rm) rather
-// than a wish: more than percent of the directory's files, or the last of several. recent counts the files that were deleted shortly
-// before; the index still holds the paths. A file whose content also stands elsewhere was moved, not deleted.
+// than a wish: more than percent of the directory's files, unless they are very few. recent is what Lost said of the deletions shortly
+// before; the index still holds the paths, and no more what was deleted before them.
 func Suspicious(x *Index, deleted []Path, recent int, percent int) bool {
-	gone := map[Path]bool{}
-	for _, p := range deleted {
-		gone[p] = true
-	}
-	moved := map[Digest]bool{}
-	for _, e := range x.entries {
-		if f, ok := e.Content.(File); ok && !gone[e.Path] {
-			moved[f.Digest] = true
+	lost := recent + Lost(x, deleted)
+	total := recent + x.files
+	for _, e := range x.expiring {
+		if isFile(e) {
+			total--
 		}
 	}
-	lost := recent
-	for _, p := range deleted {
-		e := x.Live(p)
-		if e == nil || !isFile(e) || e.Expires != 0 {
-			continue
-		}
-		if f, ok := e.Content.(File); ok && moved[f.Digest] {
-			continue
-		}
-		lost++
-	}
-	total := x.files + recent
 	return lost > smallEnough && lost*100 > total*percent
 }
 
 // smallEnough is how many files may always be deleted at once: a proportion of very few files says nothing.
 const smallEnough = 2
+
+// Lost counts the files and links among paths that would be gone for good if they were deleted: not those whose content also stands
+// elsewhere, for they were moved, and not those that would vanish by themselves.
+func Lost(x *Index, paths []Path) int {
+	gone := map[Path]bool{}
+	for _, p := range paths {
+		gone[p] = true
+	}
+	elsewhere := map[Content]bool{}
+	for _, e := range x.entries {
+		if isFile(e) && !gone[e.Path] {
+			elsewhere[bare(e.Content)] = true
+		}
+	}
+	lost := 0
+	for p := range gone {
+		if e := x.Live(p); e != nil && isFile(e) && e.Expires == 0 && !elsewhere[bare(e.Content)] {
+			lost++
+		}
+	}
+	return lost
+}
+
+// bare is a content without its mode and owner.
+func bare(c Content) Content {
+	if f, ok := c.(File); ok {
+		return File{Digest: f.Digest}
+	}
+	return c
+}

@@ -96,9 +96,9 @@ func (p Path) Under(dir Path) bool {
 func (p Path) depth() int { return strings.Count(p.text, "/") }
 
 // Escapes reports whether a symbolic link at p with this target leads out of the root: an absolute target does, and so
-// does one with more ".." than there are directories above it.
+// does one with more ".." than there are directories above it. What can be no target, or is longer than MaxPath, leads nowhere inside either.
 func (p Path) Escapes(target string) bool {
-	if target == "" || target[0] == '/' {
+	if target == "" || target[0] == '/' || len(target) > MaxPath || strings.IndexByte(target, 0) >= 0 {
 		return true
 	}
 	depth := p.depth()

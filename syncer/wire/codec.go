@@ -277,6 +277,9 @@ func (d *decoder) seal() index.Seal {
 	for range d.count(maxSealPath) {
 		s.Path = append(s.Path, d.digest())
 	}
+	if s.Leaf>>len(s.Path) != 0 {
+		d.fail("a seal with a way longer than its path")
+	}
 	return s
 }
 

@@ -102,6 +102,9 @@ func (s Scope) Verify(node fleet.NodeID, key ed25519.PublicKey, entries []*index
 	proven := map[claim]bool{}
 	for _, entry := range entries {
 		s.Rehash(entry)
+		if entry.Seal.Leaf>>len(entry.Seal.Path) != 0 { // bits that no hash depends on would make many seals of one
+			return fmt.Errorf("the seal of %s is not one", entry.Path)
+		}
 		root := entry.Hash
 		for i, sibling := range entry.Seal.Path {
 			if entry.Seal.Leaf>>i&1 == 1 {

@@ -6,16 +6,23 @@
 package wire
 
 import (
+	"bytes"
 	"crypto/ed25519"
+	"encoding/binary"
+	"maps"
+	"slices"
 
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
 )
 
 // Limits of what is accepted from a peer. A frame beyond one of them costs its sender the connection; a frame within all
-// of them costs the receiver at most MaxFrame bytes.
+// of them costs the receiver little more than its own length, which is at most MaxFrame.
 const (
 	MaxFrame       = 8 << 20  // bytes of a frame's body
+	maxHave        = 512 << 10
+	maxWant        = 4 << 10
+	maxBlob        = 1 << 10  // what follows it is not counted
 	MaxEntries     = 2048     // entries in an offer
 	MaxBatch       = 1024     // entries of one batch; an offer never splits a batch
 	MaxInline      = 64 << 10 // bytes of a file that travels inside the offer
@@ -97,7 +104,7 @@ func (Blob) kind() byte  { return 5 }
 
 // Encode returns the frame as it travels: four bytes of length, one of kind, the body.
 func Encode(f Frame) []byte {
-	e := encoder{make([]byte, 5, 256)}
+	e := encoder{make([]byte, HeaderSize, 256)}
 	e.b[4] = f.kind()
 	switch f := f.(type) {
 	case Hello:
@@ -121,9 +128,9 @@ func Encode(f Frame) []byte {
 			e.seal(entry.Seal)
 		}
 		e.count(len(f.Inline))
-		for digest, content := range f.Inline {
+		for _, digest := range slices.SortedFunc(maps.Keys(f.Inline), compareDigests) {
 			e.raw(digest[:])
-			e.bytes(content)
+			e.bytes(f.Inline[digest])
 		}
 	case Have:
 		e.text(f.Directory)
@@ -135,7 +142,7 @@ func Encode(f Frame) []byte {
 			e.origin(r.Origin)
 			e.uint(r.Seq)
 			e.text(r.Path.String())
-			e.text(r.Reason)
+			e.text(r.Reason[:min(len(r.Reason), maxReason)])
 		}
 	case Want:
 		e.text(f.Directory)
@@ -143,27 +150,38 @@ func Encode(f Frame) []byte {
 		e.raw(f.Digest[:])
 	case Blob:
 		e.int(f.Size)
-		e.text(f.Missing)
+		e.text(f.Missing[:min(len(f.Missing), maxReason)])
 	}
-	size := len(e.b) - 5
-	e.b[0], e.b[1], e.b[2], e.b[3] = byte(size>>24), byte(size>>16), byte(size>>8), byte(size)
+	binary.BigEndian.PutUint32(e.b, uint32(len(e.b)-HeaderSize))
 	return e.b
 }
 
 // HeaderSize is how many bytes stand before a frame's body.
 const HeaderSize = 5
 
-// ParseHeader returns the kind and the body's length in bytes, which is at most MaxFrame.
+// ParseHeader returns the kind and the body's length in bytes, which is no more than a frame of that kind may have.
 func ParseHeader(header [HeaderSize]byte) (kind byte, size int, err error) {
-	size = int(header[0])<<24 | int(header[1])<<16 | int(header[2])<<8 | int(header[3])
-	if size > MaxFrame {
-		return 0, 0, malformed("a frame of %d bytes; the limit is %d", size, MaxFrame)
+	size = int(binary.BigEndian.Uint32(header[:]))
+	limit := MaxFrame
+	switch kind = header[4]; kind {
+	case Hello{}.kind(), Offer{}.kind():
+	case Have{}.kind():
+		limit = maxHave
+	case Want{}.kind():
+		limit = maxWant
+	case Blob{}.kind():
+		limit = maxBlob
+	default:
+		return 0, 0, malformed("a frame of unknown kind %d", kind)
 	}
-	return header[4], size, nil
+	if size > limit {
+		return 0, 0, malformed("a frame of %d bytes; the limit is %d", size, limit)
+	}
+	return kind, size, nil
 }
 
-// Decode reads a frame's body. What it returns keeps to every limit of this package and every Path in it is valid; nothing
-// in it has been verified. Its byte slices alias body.
+// Decode reads a frame's body. What it returns keeps to every limit of this package, every Path in it is valid, and Encode
+// makes the same bytes of it; nothing in it has been verified. Offer.Inline aliases body, nothing else does.
 func Decode(kind byte, body []byte) (Frame, error) {
 	d := decoder{b: body}
 	var f Frame
@@ -207,7 +225,7 @@ func (d *decoder) offer() Offer {
 	o := Offer{
 		Directory: d.text(maxName),
 		Origin:    d.origin(),
-		Key:       ed25519.PublicKey(d.raw(ed25519.PublicKeySize)),
+		Key:       bytes.Clone(d.raw(ed25519.PublicKeySize)), // it is kept for long, its frame must not be
 		After:     d.uint(),
 		Through:   d.uint(),
 	}
@@ -219,11 +237,18 @@ func (d *decoder) offer() Offer {
 		}
 		o.Entries = append(o.Entries, entry)
 	}
-	if n := d.count(MaxEntries); n > 0 {
-		o.Inline = make(map[index.Digest][]byte, n)
-		for range n {
-			digest := d.digest()
-			o.Inline[digest] = d.bytes(MaxInline)
+	var last index.Digest
+	for i := range d.count(len(o.Entries)) {
+		digest := d.digest()
+		if i == 0 {
+			o.Inline = map[index.Digest][]byte{}
+		} else if compareDigests(last, digest) >= 0 {
+			d.fail("contents out of order")
+		}
+		last = digest
+		o.Inline[digest] = d.bytes(MaxInline)
+		if d.err != nil {
+			return o
 		}
 	}
 	return o
@@ -242,11 +267,20 @@ func (d *decoder) origin() index.Origin {
 }
 
 func (d *decoder) summary() index.Summary {
-	n := d.count(MaxOrigins)
-	s := make(index.Summary, n)
-	for range n {
+	s := index.Summary{}
+	var last index.Origin
+	for i := range d.count(MaxOrigins) {
 		o := d.origin()
+		if i > 0 && last.Compare(o) >= 0 {
+			d.fail("origins out of order")
+		}
+		last = o
 		s[o] = d.uint()
+		if d.err != nil {
+			break
+		}
 	}
 	return s
 }
+
+func compareDigests(a, b index.Digest) int { return bytes.Compare(a[:], b[:]) }

@@ -1,0 +1,222 @@
+// Package acmeclient decides when a certificate is due and performs the steps of its issuance (RFC 8555, http-01). Each
+// step is journalled on a majority of the issuers before the next is taken, so that any of them continues where a dead
+// one stopped, with the same key, and the CA issues once.
+//
+// It does not replicate or write files, hold the lease, answer challenges, or touch nginx: all of that is behind the
+// Fleet and Authority interfaces. It does not yet ask the CA for renewal windows (RFC 9773): NextDue takes them as values.
+package acmeclient
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Certificate is one declared certificate.
+type Certificate struct {
+	Name    string    // also its name under live/ and in the journal
+	Names   []string  // DNS names it must be valid for, the first one first
+	Keys    []KeyType // exactly one; empty means ecdsa-p256
+	Profile string    // of the CA; empty: the CA chooses
+}
+
+// key returns the type of the certificate's key.
+func (c Certificate) key() KeyType { return c.Keys[0] }
+
+// set is the CA's identity of what is ordered: rate limits and the budget count by it.
+func (c Certificate) set() string { return nameSet(c.Names) }
+
+// declaration changes when the operator asks for something else.
+func (c Certificate) declaration() string { return c.set() + " " + string(c.key()) + " " + c.Profile }
+
+// nameSet returns the same text for the same names in any order.
+func nameSet(names []string) string { return strings.Join(slices.Sorted(slices.Values(names)), ",") }
+
+// Budget bounds what is asked of the CA for one set of names, whatever the reason.
+type Budget struct {
+	OrdersPerDay    int // orders the CA accepted within 24 hours
+	OrdersPerWeek   int // orders the CA accepted within 7 days
+	FailuresPerHour int // validations that failed within one hour; a forced attempt obeys it too
+}
+
+// Config is what a Client is made of. Zero values of Retry and Budget mean the documented defaults.
+type Config struct {
+	Directory    string // URL of the CA's directory (RFC 8555 7.1.1)
+	Roots        *x509.CertPool
+	Email        string // contact of the account; may be empty
+	AcceptTerms  bool   // the operator agreed to the CA's terms of service
+	Certificates []Certificate
+	Retry        []time.Duration // waits between failed attempts, +-50 %; the last repeats
+	Budget       Budget
+	UserAgent    string
+	Transport    http.RoundTripper // to the CA; nil: HTTPS that trusts Roots (nil: the system's)
+	Node         string            // this node's name, for the journal
+	Fleet        Fleet
+	Log          *slog.Logger
+	Observe      func(Event) // nil: nobody looks; must not block
+}
+
+// Event is one step of one issuance, for the timeline that operators read.
+type Event struct {
+	Time time.Time
+	Name string // of the certificate
+	Step Step   // "": a remark between steps
+	Node string // that took it
+	Text string // what is worth saying about it, "" if nothing
+}
+
+// Client obtains the declared certificates while it has the authority to. All methods may be called from any goroutine.
+type Client struct {
+	cfg     Config
+	workers []*worker
+	account account
+
+	mu      sync.Mutex
+	running bool          // guarded by mu
+	changed chan struct{} // guarded by mu; closed and replaced at each change
+}
+
+// New checks cfg and returns a Client that does nothing until Run.
+func New(cfg Config) (*Client, error) {
+	if u, err := url.Parse(cfg.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("acme: directory: %q is not an https URL", cfg.Directory)
+	}
+	if len(cfg.Retry) == 0 {
+		cfg.Retry = []time.Duration{time.Minute, 10 * time.Minute, 100 * time.Minute, 24 * time.Hour}
+	}
+	if cfg.Budget == (Budget{}) {
+		cfg.Budget = Budget{OrdersPerDay: 2, OrdersPerWeek: 4, FailuresPerHour: 4}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(Event) {}
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = newTransport(cfg.Roots)
+	}
+	c := &Client{cfg: cfg, changed: make(chan struct{})}
+	seen := make(map[string]bool)
+	for _, declared := range cfg.Certificates {
+		cert, err := validate(declared)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %s: %w", declared.Name, err)
+		}
+		if seen[cert.Name] {
+			return nil, fmt.Errorf("certificate %s is declared twice", cert.Name)
+		}
+		seen[cert.Name] = true
+		c.workers = append(c.workers, newWorker(c, cert))
+	}
+	return c, nil
+}
+
+// validate returns declared with its defaults filled in and its names as the CA will spell them.
+func validate(declared Certificate) (Certificate, error) {
+	cert := declared
+	switch {
+	case cert.Name == "" || cert.Name == "." || cert.Name == ".." || strings.ContainsAny(cert.Name, "/\\\x00"):
+		return cert, fmt.Errorf("%q cannot be a file name", cert.Name)
+	case len(cert.Names) == 0:
+		return cert, errors.New("names: at least one is needed")
+	case len(cert.Keys) > 1:
+		return cert, errors.New("key: a list of several key types is not supported; declare one certificate for each")
+	case len(cert.Keys) == 0:
+		cert.Keys = []KeyType{ECDSAP256}
+	}
+	if !cert.key().known() {
+		return cert, fmt.Errorf("key: %q is none of %s", cert.key(), strings.Join(keyTypes(), ", "))
+	}
+	cert.Names = nil
+	for _, name := range declared.Names {
+		name = strings.ToLower(strings.TrimSuffix(name, "."))
+		switch {
+		case strings.Contains(name, "*"):
+			return cert, fmt.Errorf("names: %s: a wildcard cannot be validated with http-01", name)
+		case name == "" || strings.ContainsAny(name, " /:"):
+			return cert, fmt.Errorf("names: %q is not a DNS name", name)
+		case slices.Contains(cert.Names, name):
+			return cert, fmt.Errorf("names: %s stands twice", name)
+		}
+		cert.Names = append(cert.Names, name)
+	}
+	return cert, nil
+}
+
+// ErrNotActing says that this Client has no authority now: the node that holds the lease must be asked.
+var ErrNotActing = errors.New("this node does not hold the lease")
+
+// Run obtains and renews every declared certificate, each independently of the others, until ctx or the authority
+// ends; then it returns nil. Nothing that was begun is lost: the next Run, here or elsewhere, continues from the journal.
+// Only one Run at a time.
+func (c *Client) Run(ctx context.Context, authority Authority) error {
+	c.mu.Lock()
+	if c.running {
+		c.mu.Unlock()
+		return errors.New("acme: already running")
+	}
+	c.running = true
+	c.mu.Unlock()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(authority.Context(), cancel)()
+	s := &session{client: c, authority: authority}
+	var all sync.WaitGroup
+	for _, w := range c.workers {
+		all.Go(func() { w.run(ctx, s) })
+	}
+	all.Wait()
+
+	c.mu.Lock()
+	c.running = false
+	c.mu.Unlock()
+	c.announce()
+	return nil
+}
+
+// Poke asks for an attempt now, due or not, and returns the id that Status.Attempt will carry; if one is under way, its
+// id. It is refused while the CA's Retry-After lasts, when too many validations failed, and, unless force is set,
+// when the budget for orders is used up. The error of a refusal is a *Refusal.
+func (c *Client) Poke(ctx context.Context, name string, force bool) (attempt string, err error) {
+	for _, w := range c.workers {
+		if w.cert.Name == name {
+			return w.poke(ctx, force)
+		}
+	}
+	return "", fmt.Errorf("no certificate called %s is declared", name)
+}
+
+// Snapshot returns where each declared certificate stands, in the order of the configuration. On a node that does not
+// act it says what the journal says.
+func (c *Client) Snapshot() []Status {
+	out := make([]Status, 0, len(c.workers))
+	for _, w := range c.workers {
+		out = append(out, w.snapshot())
+	}
+	return out
+}
+
+// Changed returns a channel that is closed at the next change of what Snapshot returns. Take it before the snapshot.
+func (c *Client) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// announce wakes whoever waits on Changed.
+func (c *Client) announce() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}

@@ -1,0 +1,201 @@
+package acmeclient
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"certswarm/internal/fleet"
+)
+
+// Step is how far an attempt has come. The journal says so before the next step is begun.
+type Step string
+
+// The steps, in their order.
+const (
+	StepIntent    Step = "intent"    // names, key and CSR are fixed
+	StepOrdered   Step = "ordered"   // the CA accepted the order
+	StepPresented Step = "presented" // the tokens are known and go out to the front-ends
+	StepServed    Step = "served"    // every live front-end serves them
+	StepAccepted  Step = "accepted"  // the CA was told to validate
+	StepReady     Step = "ready"     // the CA has validated
+	StepFinalized Step = "finalized" // the CSR is on its way to the CA
+	StepValid     Step = "valid"     // the certificate is here
+	StepChecked   Step = "checked"   // nothing speaks against it
+	StepInstalled Step = "installed" // it is in force
+	StepVerified  Step = "verified"  // the front-ends were asked whether they serve it
+)
+
+var stepOrder = []Step{StepIntent, StepOrdered, StepPresented, StepServed, StepAccepted, StepReady, StepFinalized,
+	StepValid, StepChecked, StepInstalled, StepVerified}
+
+// reached reports whether s is at or past other.
+func (s Step) reached(other Step) bool {
+	return slices.Index(stepOrder, s) >= slices.Index(stepOrder, other)
+}
+
+// journal is the replicated memory of one declared certificate: what is under way and what was tried. It is one JSON
+// file, written as a whole. Times are UTC.
+type journal struct {
+	Version     int         `json:"version"`
+	Name        string      `json:"name"`
+	Node        string      `json:"node"`     // that wrote this version
+	Epoch       fleet.Epoch `json:"epoch"`    // under which it did
+	Declared    string      `json:"declared"` // what was wanted
+	Attempt     *attempt    `json:"attempt,omitempty"`
+	Cleanup     []Token     `json:"cleanup,omitempty"` // of attempts that are over: to be withdrawn
+	Failures    int         `json:"failures"`          // in a row
+	NextAttempt time.Time   `json:"next_attempt"`      // not before; zero: at once
+	RetryAfter  time.Time   `json:"retry_after"`       // the CA's own not-before
+	LastError   string      `json:"last_error,omitempty"`
+	LastCode    Code        `json:"last_code,omitempty"`
+	Orders      []mark      `json:"orders"`      // accepted by the CA in the last 7 days
+	Invalid     []mark      `json:"invalid"`     // validations that failed in the last hour
+	History     []outcome   `json:"history"`     // oldest first, at most historyLength
+	IssuedHere  []string    `json:"issued_here"` // fingerprints of the last leaves issued from this journal
+}
+
+// mark is one event that counts against the budget.
+type mark struct {
+	At  time.Time `json:"at"`
+	Set string    `json:"set"`
+}
+
+// attempt is one issuance under way. One key, one CSR.
+type attempt struct {
+	ID       string    `json:"id"`
+	Reason   string    `json:"reason"`
+	Started  time.Time `json:"started"`
+	Node     string    `json:"node"`
+	Step     Step      `json:"step"`
+	Names    []string  `json:"names"`
+	Profile  string    `json:"profile,omitempty"`
+	KeyType  KeyType   `json:"key_type"`
+	Key      []byte    `json:"key"` // PEM
+	CSR      []byte    `json:"csr"` // DER
+	Orders   int       `json:"orders"`
+	Order    *order    `json:"order,omitempty"`
+	CertURL  string    `json:"certificate_url,omitempty"`
+	Chain    []byte    `json:"chain,omitempty"` // PEM
+	Force    bool      `json:"force,omitempty"`
+	Behind   []string  `json:"left_behind,omitempty"`
+	Install  int       `json:"generation,omitempty"`
+	Verified verdicts  `json:"verified,omitempty"`
+}
+
+type verdicts map[string]string
+
+// order is what the journal knows of an order at the CA.
+type order struct {
+	URL         string      `json:"url"`
+	FinalizeURL string      `json:"finalize_url"`
+	Placed      time.Time   `json:"placed"`
+	Challenges  []challenge `json:"challenges,omitempty"`
+}
+
+// challenge is one http-01 challenge that must be met.
+type challenge struct {
+	Authorization string `json:"authorization"` // URL
+	URL           string `json:"url"`
+	Token         Token  `json:"token"`
+}
+
+// outcome is one attempt that is over.
+type outcome struct {
+	Attempt string    `json:"attempt"`
+	Reason  string    `json:"reason"`
+	Node    string    `json:"node"`
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended"`
+	Step    Step      `json:"step"`
+	Error   string    `json:"error,omitempty"`
+	Code    Code      `json:"code,omitempty"`
+	Serial  string    `json:"serial,omitempty"` // lower-case hex
+	Behind  []string  `json:"left_behind,omitempty"`
+	Served  verdicts  `json:"served,omitempty"`
+}
+
+const (
+	journalVersion = 1
+	historyLength  = 20
+	issuedKept     = 4
+
+	// maxOrders is how many orders one attempt may place: the first, and two more when orders expire while a front-end
+	// does not serve the token.
+	maxOrders = 3
+)
+
+func journalPath(name string) string { return "journal/" + name + ".json" }
+
+// decodeJournal reads a journal. One that does not exist is empty. A damaged one is an error beside an empty journal: what
+// was counted is lost then, but a certificate must not expire because a file cannot be read.
+func decodeJournal(name string, content []byte, err error) (*journal, error) {
+	empty := &journal{Version: journalVersion, Name: name}
+	if errors.Is(err, fs.ErrNotExist) {
+		return empty, nil
+	}
+	if err != nil {
+		return empty, fmt.Errorf("the journal of %s cannot be read: %w", name, err)
+	}
+	j := new(journal)
+	if err := json.Unmarshal(content, j); err != nil {
+		return empty, fmt.Errorf("the journal of %s is damaged and begun anew: %w", name, err)
+	}
+	if j.Version != journalVersion || j.Name != name {
+		return empty, fmt.Errorf("the journal of %s (version %d, for %q) is not one this version can continue; it is begun anew", name, j.Version, j.Name)
+	}
+	return j, nil
+}
+
+// declare says what is wanted now. If that is something else than before, the attempt under way is pointless, and the wait
+// after a failure no longer applies; what counts against the budget, and what the CA asked for, stays.
+func (j *journal) declare(wanted string, now time.Time) {
+	if j.Declared == wanted {
+		return
+	}
+	j.close(now, "", &failure{err: errors.New("the declaration of the certificate changed")})
+	j.Declared, j.Failures, j.NextAttempt, j.LastError, j.LastCode = wanted, 0, time.Time{}, "", ""
+}
+
+// prune drops what no longer counts.
+func (j *journal) prune(now time.Time) {
+	j.Orders = slices.DeleteFunc(j.Orders, func(m mark) bool { return now.Sub(m.At) >= week })
+	j.Invalid = slices.DeleteFunc(j.Invalid, func(m mark) bool { return now.Sub(m.At) >= time.Hour })
+	if n := len(j.History) - historyLength; n > 0 {
+		j.History = slices.Delete(j.History, 0, n)
+	}
+	if n := len(j.IssuedHere) - issuedKept; n > 0 {
+		j.IssuedHere = slices.Delete(j.IssuedHere, 0, n)
+	}
+}
+
+// close ends the attempt under way: its key is forgotten, its tokens wait for being withdrawn.
+func (j *journal) close(now time.Time, serial string, failed *failure) {
+	a := j.Attempt
+	if a == nil {
+		return
+	}
+	o := outcome{Attempt: a.ID, Reason: a.Reason, Node: a.Node, Started: a.Started, Ended: now, Step: a.Step,
+		Serial: serial, Behind: a.Behind, Served: a.Verified}
+	if failed != nil {
+		o.Error, o.Code = failed.Error(), failed.code
+	}
+	j.Cleanup = append(j.Cleanup, a.tokens()...)
+	j.History = append(j.History, o)
+	j.Attempt = nil
+}
+
+// tokens returns the token files of the attempt's current order.
+func (a *attempt) tokens() []Token {
+	if a.Order == nil {
+		return nil
+	}
+	var tokens []Token
+	for _, c := range a.Order.Challenges {
+		tokens = append(tokens, c.Token)
+	}
+	return tokens
+}

@@ -1,0 +1,59 @@
+package acmeclient
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// session is one tenure: a Client under one Authority.
+type session struct {
+	client    *Client
+	authority Authority
+}
+
+// permit is asked immediately before each call to the CA that cannot be taken back.
+func (s *session) permit(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", errNoAuthority, context.Cause(ctx))
+	}
+	if err := s.authority.Check(); err != nil {
+		return fmt.Errorf("%w: %w", errNoAuthority, err)
+	}
+	return nil
+}
+
+// saveJSON returns when a majority holds value. It repeats until ctx ends: what was learnt from the CA must not be lost
+// because a disk or a peer was not there for a moment.
+func (s *session) saveJSON(ctx context.Context, path string, value any) error {
+	content, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return fmt.Errorf("%s cannot be written as JSON: %w", path, err)
+	}
+	const first, most = 100 * time.Millisecond, 10 * time.Second
+	for wait := first; ; wait = min(2*wait, most) {
+		err := s.client.cfg.Fleet.Save(ctx, path, content)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			s.client.cfg.Log.Warn("a majority of the issuers does not hold the file yet; trying again", "path", path, "err", err)
+		}
+		if pause(ctx, wait) != nil {
+			return fmt.Errorf("%w before %s was on a majority of the issuers: %w", errNoAuthority, path, err)
+		}
+	}
+}
+
+// pause waits, or returns why it need not.
+func pause(ctx context.Context, wait time.Duration) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}

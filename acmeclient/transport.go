@@ -1,0 +1,96 @@
+package acmeclient
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+const (
+	requestTimeout = time.Minute
+	maxAnswer      = 1 << 20 // bytes of a body that are read
+	maxRetryAfter  = 366 * day
+)
+
+// newTransport returns HTTPS that trusts roots (nil: the system's).
+func newTransport(roots *x509.CertPool) http.RoundTripper {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	t.MaxIdleConnsPerHost = 8
+	return t
+}
+
+// edge is where requests leave for the CA. The ACME library hides the headers of successful answers and follows some
+// requests by others of its own; what it hides and what it must not do travels in the request's context.
+type edge struct{ next http.RoundTripper }
+
+type (
+	waitKey struct{} // *time.Duration: receives the Retry-After of the answer
+	onlyKey struct{} // string: the one URL that may be posted to
+)
+
+// errFenced is the answer to a request that the library made of its own accord.
+var errFenced = errors.New("not asked for")
+
+// withWait lets wait receive what the CA says about when to ask again; zero if it says nothing.
+func withWait(ctx context.Context, wait *time.Duration) context.Context {
+	return context.WithValue(ctx, waitKey{}, wait)
+}
+
+// withOnly lets nothing be posted but to url.
+func withOnly(ctx context.Context, url string) context.Context {
+	return context.WithValue(ctx, onlyKey{}, url)
+}
+
+// RoundTrip implements http.RoundTripper.
+func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	if only, ok := ctx.Value(onlyKey{}).(string); ok && req.Method == http.MethodPost && req.URL.String() != only {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, errFenced
+	}
+	answer, err := e.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if wait, ok := ctx.Value(waitKey{}).(*time.Duration); ok {
+		*wait = retryAfter(answer.Header, time.Now())
+	}
+	answer.Body = limited{io.LimitReader(answer.Body, maxAnswer), answer.Body}
+	return answer, nil
+}
+
+type limited struct {
+	io.Reader
+	io.Closer
+}
+
+// retryAfter returns the wait that an answer asks for (RFC 9110 10.2.3): zero if none or if the instant is past, a year at most.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	text := header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 63); err == nil {
+		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	return min(max(at.Sub(now), 0), maxRetryAfter)
+}
+
+// retryNonce is the only repetition that is left to the ACME library: a nonce that the CA does not like (RFC 8555 6.5) is
+// replaced. All else comes back as an error, with the CA's Retry-After.
+func retryNonce(n int, _ *http.Request, answer *http.Response) time.Duration {
+	const most = 20
+	if answer.StatusCode != http.StatusBadRequest || n > most {
+		return 0
+	}
+	return time.Duration(n) * 10 * time.Millisecond
+}

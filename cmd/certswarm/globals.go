@@ -1,0 +1,82 @@
+package main
+
+import (
+	"certswarm/internal/agent/config"
+
+	"github.com/urfave/cli/v2"
+)
+
+// globals are the flags that every command takes, before or after its name.
+type globals struct {
+	Config, Socket string
+	JSON, NoColor  bool
+}
+
+const globalCategory = "Global:"
+
+// globalFlags returns fresh flags: each command parses its own.
+func globalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "config", Usage: "configuration `FILE`; conf.d/*.yaml beside it is read too", DefaultText: config.DefaultFile, Category: globalCategory},
+		&cli.StringFlag{Name: "socket", Usage: "control socket `FILE` of the daemon", DefaultText: "control_socket of the configuration", Category: globalCategory},
+		&cli.BoolFlag{Name: "json", Usage: "print JSON", DisableDefaultText: true, Category: globalCategory},
+		&cli.BoolFlag{Name: "no-color", Usage: "print without colors", DisableDefaultText: true, Category: globalCategory},
+	}
+}
+
+// globalsOf returns the global flags as they stand for c: the one nearest to the end of the line counts.
+func globalsOf(c *cli.Context) globals {
+	g := globals{Config: config.DefaultFile}
+	lineage := c.Lineage()
+	for i := len(lineage) - 1; i >= 0; i-- {
+		at := lineage[i]
+		if at.IsSet("config") {
+			g.Config = at.String("config")
+		}
+		if at.IsSet("socket") {
+			g.Socket = at.String("socket")
+		}
+		if at.IsSet("json") {
+			g.JSON = at.Bool("json")
+		}
+		if at.IsSet("no-color") {
+			g.NoColor = at.Bool("no-color")
+		}
+	}
+	if g.Socket == "" {
+		g.Socket = config.ControlSocketOf(g.Config)
+	}
+	return g
+}
+
+// withGlobals gives command, and what is below it, the global flags and the program's answer to wrong usage: a command
+// without ArgsUsage takes no arguments. Doing so twice is doing it once.
+func withGlobals(command *cli.Command) *cli.Command {
+	for _, flag := range globalFlags() {
+		if !hasFlag(command, flag.Names()[0]) {
+			command.Flags = append(command.Flags, flag)
+		}
+	}
+	command.OnUsageError = usageError
+	command.HideHelpCommand = true
+	if len(command.Subcommands) > 0 && command.Action == nil {
+		command.Action = unknownCommand
+	} else if command.ArgsUsage == "" && len(command.Subcommands) == 0 {
+		command.Before = noArguments
+	}
+	for _, below := range command.Subcommands {
+		withGlobals(below)
+	}
+	return command
+}
+
+func hasFlag(command *cli.Command, name string) bool {
+	for _, flag := range command.Flags {
+		for _, known := range flag.Names() {
+			if known == name {
+				return true
+			}
+		}
+	}
+	return false
+}

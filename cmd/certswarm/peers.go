@@ -1,0 +1,17 @@
+package main
+
+import (
+	"certswarm/internal/control"
+
+	"github.com/urfave/cli/v2"
+)
+
+func peersCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "peers",
+		Usage: "shows the other nodes: who is connected, who lacks which files",
+		Action: func(c *cli.Context) error {
+			return showPart(c, renderPeers, func(s control.Status) any { return s.Peers })
+		},
+	}
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"certswarm/internal/agent"
+	"certswarm/internal/agent/config"
+
+	"github.com/urfave/cli/v2"
+)
+
+func runCommand() *cli.Command {
+	return withGlobals(&cli.Command{
+		Name:  "run",
+		Usage: "the daemon: replicate, obtain, install, prove (systemd runs this)",
+		Description: "Logs to stderr, as JSON when that is no terminal. SIGHUP reads the configuration again; SIGTERM and SIGINT end it\n" +
+			"within five seconds.",
+		Action: func(c *cli.Context) error {
+			file := globalsOf(c).Config
+			return runDaemon(c.Context, file, c.App.ErrWriter)
+		},
+	})
+}
+
+func runDaemon(ctx context.Context, file string, stderr io.Writer) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	log := slog.New(slog.NewJSONHandler(stderr, nil))
+	a := agent.New(func() (*config.Config, error) { return config.LoadWithConfD(file) }, buildVersion(), agent.RealEdges(log), log)
+
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangup:
+				// The agent itself logs a refusal and keeps it in the status.
+				if err := a.Reload(ctx); err != nil && ctx.Err() == nil {
+					continue
+				}
+			}
+		}
+	}()
+	err := a.Run(ctx)
+	var invalid config.Errors
+	if errors.As(err, &invalid) {
+		return fail(1, "%v", invalid)
+	}
+	return err
+}

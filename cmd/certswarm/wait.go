@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"certswarm/internal/control"
+
+	"github.com/urfave/cli/v2"
+)
+
+// exitTimeout is what timeout(1) says.
+const exitTimeout = 124
+
+// daemonRetry is how often a daemon that does not answer is tried again.
+const daemonRetry = 250 * time.Millisecond
+
+// condition reports whether something is true of the fleet, or what is missing.
+type condition func(control.Status) (ok bool, why string)
+
+func waitCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "wait",
+		Usage: "waits until something is true of the whole fleet (exit 124: not in time)",
+		Description: "A daemon that is not up yet is waited for too. Nodes that are not connected do not block;\n" +
+			"neither, for served, do nodes whose nginx is disabled.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "for", Usage: "synced: every live node has every file; issued: no placeholder; served: by every live nginx"},
+			&cli.StringFlag{Name: "name", Usage: "for issued and served: this certificate only"},
+			&cli.DurationFlag{Name: "timeout", Usage: "give up after this time; 0: never"},
+		},
+		Action: wait,
+	}
+}
+
+func wait(c *cli.Context) error {
+	name, limit := c.String("name"), c.Duration("timeout")
+	goal, known := conditionFor(c.String("for"), name)
+	switch {
+	case !known:
+		return fail(exitUsage, "wait needs --for synced, issued or served; this is %q", c.String("for"))
+	case c.String("for") == "synced" && name != "":
+		return fail(exitUsage, "--name is for issued and served; files are synced as a whole")
+	case limit < 0:
+		return fail(exitUsage, "--timeout %v lies in the past", limit)
+	}
+	ctx := c.Context
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	why, err := await(ctx, control.Dial(globalsOf(c).Socket).Watch, name, goal)
+	switch {
+	case errors.Is(err, control.ErrUnknownCertificate):
+		return fail(exitUsage, "%s: no certificate is declared under that name: certswarm certs", name)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fail(exitTimeout, "not %s within %v: %s", c.String("for"), limit, why)
+	}
+	return unanswered(err)
+}
+
+func conditionFor(what, name string) (goal condition, known bool) {
+	switch what {
+	case "synced":
+		return control.IsSynced, true
+	case "issued":
+		return func(s control.Status) (bool, string) { return control.IsIssued(s, name) }, true
+	case "served":
+		return func(s control.Status) (bool, string) { return control.IsServed(s, name) }, true
+	}
+	return nil, false
+}
+
+// await returns when goal is true. Otherwise the error is that of ctx, and why says what was missing last; or
+// ErrUnknownCertificate when name is given but not declared; or why the daemon can never be asked. A daemon that does
+// not answer is tried again: boot scripts wait for it too.
+func await(ctx context.Context, watch func(context.Context, func(control.Status) bool) error, name string, goal condition) (why string, err error) {
+	why = "the daemon has not answered yet"
+	for {
+		var met, undeclared bool
+		err := watch(ctx, func(s control.Status) bool {
+			undeclared = name != "" && !slices.ContainsFunc(s.Certificates, func(c control.Certificate) bool { return c.Name == name })
+			met, why = goal(s)
+			return !met && !undeclared
+		})
+		switch {
+		case undeclared:
+			return why, control.ErrUnknownCertificate
+		case met:
+			return "", nil
+		case ctx.Err() != nil:
+			return why, ctx.Err()
+		case !errors.Is(err, control.ErrNoDaemon):
+			return why, err
+		}
+		why = err.Error()
+		select {
+		case <-ctx.Done():
+			return why, ctx.Err()
+		case <-time.After(daemonRetry):
+		}
+	}
+}

@@ -1,0 +1,265 @@
+// Package agent is the composition of a node: the one package that knows all the engines, and in which what one of them says
+// becomes what another one does. Edges is where it touches the world, Daemon (by way of internal/control) where people touch it.
+//
+// It decides nothing that an engine could decide by itself: which file wins is the syncer's business, when a certificate is due
+// acmeclient's, whether nginx is well nginx's, who may act the lease's, and who a peer is internal/peer's.
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"certswarm/internal/agent/config"
+	"certswarm/internal/control"
+	"certswarm/internal/fleet"
+	"certswarm/internal/peer"
+)
+
+// Agent is one node's daemon.
+type Agent struct {
+	load    func() (*config.Config, error)
+	version string
+	edges   Edges
+	log     *slog.Logger
+	changed *broadcast
+
+	identity *peer.Identity
+	house    atomic.Pointer[house]
+	requests chan reload
+
+	mu      sync.Mutex
+	refused *control.Problem // guarded by mu: the last reload was refused
+}
+
+// reload is somebody's wish that the configuration be read again.
+type reload struct{ done chan error }
+
+// New returns an Agent that touches nothing until Run. load reads the configuration, now and at each reload.
+func New(load func() (*config.Config, error), version string, edges Edges, log *slog.Logger) *Agent {
+	return &Agent{
+		load: load, version: version, edges: edges, log: log, changed: newBroadcast(), requests: make(chan reload),
+	}
+}
+
+// Run is the daemon. It returns nil when ctx ended and everything is down in good order, an error when it could not start or go on.
+func (a *Agent) Run(ctx context.Context) error {
+	cfg, err := a.load()
+	if err != nil {
+		return err
+	}
+	if a.identity, err = peer.LoadIdentity(cfg.StateDir); err != nil {
+		return err
+	}
+	// The control socket comes first: it is also what keeps a second daemon away from the state.
+	socket, err := a.edges.ListenControl(cfg.ControlSocket)
+	if err != nil {
+		return err
+	}
+	h, err := build(cfg, a.identity, a.version, a.edges, a.log, a.changed)
+	if err != nil {
+		return errors.Join(err, socket.Close())
+	}
+	a.house.Store(h)
+	a.log.Info("certswarm is up", "node", h.self.Name, "id", h.self.ID.String(), "version", a.version, "cluster", cfg.Cluster)
+
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	served := make(chan error, 1)
+	go func() { served <- control.NewServer(a, a.log).Serve(serving, socket) }()
+	if a.edges.Ready != nil {
+		a.edges.Ready()
+	}
+	err = a.live(ctx)
+	// The socket goes last: until then people can see what holds the shutdown up.
+	stopServing()
+	return errors.Join(err, <-served)
+}
+
+// live runs one house after the other until ctx ends.
+func (a *Agent) live(ctx context.Context) error {
+	for {
+		h := a.house.Load()
+		inner, leave := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- h.run(inner) }()
+		next, answer, err := a.await(ctx, h, ended)
+		leave()
+		if next == nil {
+			if err == nil {
+				err = <-ended
+			}
+			return err
+		}
+		if err := <-ended; err != nil {
+			a.log.Error("something did not end well before the new configuration", "error", err)
+		}
+		answer <- a.move(h, next)
+		if a.house.Load() == h {
+			return errors.New("neither the new configuration nor the old one can be run any more")
+		}
+	}
+}
+
+// await serves reloads until ctx ends, the house falls, or a configuration needs another house.
+func (a *Agent) await(ctx context.Context, h *house, ended <-chan error) (next *config.Config, answer chan error, err error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, nil, nil
+		case err := <-ended:
+			return nil, nil, errors.Join(errors.New("the agent cannot go on"), err)
+		case r := <-a.requests:
+			cfg, err := a.read(h.cfg)
+			a.noteReload(err)
+			switch {
+			case err != nil:
+				r.done <- err
+			case h.takes(cfg):
+				r.done <- nil
+			default:
+				return cfg, r.done, nil
+			}
+		}
+	}
+}
+
+// read loads the configuration and refuses what a running daemon cannot take.
+func (a *Agent) read(old *config.Config) (*config.Config, error) {
+	cfg, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	if fixed := config.NeedsRestart(old, cfg); len(fixed) > 0 {
+		return nil, fmt.Errorf("%s changed, which a running daemon cannot take; run systemctl restart certswarm", strings.Join(fixed, ", "))
+	}
+	if _, err := cfg.Self(a.identity.ID()); err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// move builds the house for a new configuration; if that fails the old one is built again.
+func (a *Agent) move(old *house, cfg *config.Config) error {
+	next, err := build(cfg, a.identity, a.version, a.edges, a.log, a.changed)
+	if err != nil {
+		a.noteReload(err)
+		again, oldErr := build(old.cfg, a.identity, a.version, a.edges, a.log, a.changed)
+		if oldErr != nil {
+			return errors.Join(err, oldErr)
+		}
+		next = again
+	} else {
+		a.log.Info("the new configuration is in force", "changed", config.Changes(old.cfg, cfg))
+	}
+	next.started = old.started
+	a.house.Store(next)
+	a.changed.fire()
+	return err
+}
+
+// noteReload keeps a refused configuration in the status until one is taken.
+func (a *Agent) noteReload(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refused = nil
+	if err != nil {
+		a.log.Error("the new configuration is refused; the old one stays in force", "error", err)
+		a.refused = &control.Problem{
+			Code: control.ConfigRefused, Severity: control.ConfigRefused.Severity(), Since: control.At(time.Now()),
+			Node: a.house.Load().self.Name, Text: err.Error(), Because: "the old configuration stays in force",
+			Next: "certswarm config check",
+		}
+	}
+	a.changed.fire()
+}
+
+// takes adopts a configuration that differs in nothing but the peer list, and reports whether it did.
+func (h *house) takes(cfg *config.Config) bool {
+	changes := config.Changes(h.cfg, cfg)
+	for _, field := range changes {
+		if field != "peers" && !strings.HasPrefix(field, "peers[") && !strings.HasPrefix(field, "peers.") {
+			return false
+		}
+	}
+	self, err := cfg.Self(h.self.ID)
+	if err != nil || self.Role != h.self.Role || self.Name != h.self.Name || cfg.ListenAddress(self) != h.cfg.ListenAddress(h.self) {
+		return false
+	}
+	roster := cfg.Roster()
+	h.roster.Store(&roster)
+	h.mesh.SetRoster(roster)
+	h.elector.SetRoster(roster)
+	h.log.Info("the new peer list is in force", "changed", changes)
+	h.changed.fire()
+	return true
+}
+
+// Status implements control.Daemon.
+func (a *Agent) Status() control.Status {
+	s := a.house.Load().status()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refused != nil {
+		s.Problems = append(control.List[control.Problem]{*a.refused}, s.Problems...)
+	}
+	return s
+}
+
+// Changed implements control.Daemon.
+func (a *Agent) Changed() <-chan struct{} { return a.changed.wait() }
+
+// Reload implements control.Daemon.
+func (a *Agent) Reload(ctx context.Context) error {
+	r := reload{done: make(chan error, 1)}
+	select {
+	case a.requests <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Verify implements control.Daemon.
+func (a *Agent) Verify(ctx context.Context, name string) (control.Verification, error) {
+	return a.house.Load().verify(ctx, name)
+}
+
+// Counters implements control.Counter.
+func (a *Agent) Counters() map[string]float64 {
+	out := map[string]float64{}
+	for reason, n := range a.house.Load().mesh.Refusals().Counts {
+		out[fmt.Sprintf("certswarm_refused_total{reason=%q}", string(reason))] = float64(n)
+	}
+	return out
+}
+
+// ID returns the node's id; it is known once Run has begun.
+func (a *Agent) ID() fleet.NodeID { return a.identity.ID() }
+
+// rootsOf reads the CA certificates that a CA's own TLS is checked against; nil for the system's.
+func rootsOf(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("acme.ca_file: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("acme.ca_file: %s holds no certificate in PEM", file)
+	}
+	return roots, nil
+}

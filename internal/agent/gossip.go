@@ -1,0 +1,221 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"certswarm/acmeclient"
+	"certswarm/internal/control"
+	"certswarm/internal/fleet"
+	"certswarm/internal/peer"
+	"certswarm/nginx"
+	"certswarm/syncer"
+)
+
+// What agents ask each other, besides the replication.
+const (
+	callReport    = "report"    // report -> nothing
+	callToken     = "token"     // a challenge's token -> its answer
+	callChallenge = "challenge" // challenge -> challengeAnswer
+	callVerify    = "verify"    // name or "" -> []control.Result
+)
+
+// report is what a node tells every other about itself, whenever it changes and every reportInterval.
+type report struct {
+	Serves       bool                        `json:"serves"` // an nginx is in its care
+	Holds        fleet.Epoch                 `json:"holds"`  // the epoch under which it holds the lease; zero: it does not
+	Problems     []control.Problem           `json:"problems"`
+	Served       map[string][]control.Served `json:"served"`       // by certificate
+	Certificates map[string]obtaining        `json:"certificates"` // of the node that holds the lease
+}
+
+// obtaining is where a certificate stands with whoever obtains it.
+type obtaining struct {
+	State       acmeclient.State `json:"state"`
+	NextAttempt time.Time        `json:"next_attempt"`
+	LastError   string           `json:"last_error"`
+	Budget      control.Budget   `json:"budget"`
+}
+
+const (
+	reportInterval = 10 * time.Second
+	reportPause    = 50 * time.Millisecond // changes closer than this travel as one
+	callPatience   = 10 * time.Second
+)
+
+// reports is what the others said last.
+type reports struct {
+	mu    sync.Mutex
+	byID  map[fleet.NodeID]report // guarded by mu
+	heard map[fleet.NodeID]time.Time
+}
+
+func (r *reports) init() {
+	r.byID, r.heard = map[fleet.NodeID]report{}, map[fleet.NodeID]time.Time{}
+}
+
+func (r *reports) put(id fleet.NodeID, rep report) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.byID[id], r.heard[id] = rep, time.Now()
+}
+
+func (r *reports) get(id fleet.NodeID) (report, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep, ok := r.byID[id]
+	return rep, ok
+}
+
+// answerPeers says how each stream and call of a peer is served.
+func (h *house) answerPeers() {
+	h.mesh.Handle(peer.PurposeSync, func(ctx context.Context, s *peer.Session, stream peer.Stream) {
+		h.converse(ctx, s, stream)
+	})
+	h.mesh.Handle(peer.PurposeFetch, func(_ context.Context, s *peer.Session, stream peer.Stream) {
+		if err := h.syncer.ServeFetch(s.Peer(), stream); err != nil {
+			h.log.Debug("a file could not be sent", "peer", h.name(s.Peer()), "error", err)
+		}
+	})
+	h.mesh.OnSession(func(ctx context.Context, s *peer.Session) {
+		h.tell(ctx, s.Peer(), h.report())
+		if !s.Dialled() {
+			return // whoever dialled opens the conversation
+		}
+		stream, err := s.Open(ctx, peer.PurposeSync)
+		if err != nil {
+			s.Close("no conversation: " + err.Error())
+			return
+		}
+		h.converse(ctx, s, stream)
+	})
+	h.mesh.HandleCall(callReport, func(_ context.Context, from fleet.NodeID, body []byte) ([]byte, error) {
+		var rep report
+		if err := json.Unmarshal(body, &rep); err != nil {
+			return nil, err
+		}
+		h.takeReport(from, rep)
+		return nil, nil
+	})
+	h.mesh.HandleCall(callToken, func(_ context.Context, _ fleet.NodeID, body []byte) ([]byte, error) {
+		var token string
+		if err := json.Unmarshal(body, &token); err != nil || !nginx.ValidToken(token) {
+			return nil, errors.New("not a token")
+		}
+		answer, ok := h.localToken(token)
+		if !ok {
+			return nil, errors.New("not here either")
+		}
+		return answer, nil
+	})
+	h.mesh.HandleCall(callChallenge, h.answerChallenge)
+	h.mesh.HandleCall(callVerify, func(ctx context.Context, _ fleet.NodeID, body []byte) ([]byte, error) {
+		var name string
+		if err := json.Unmarshal(body, &name); err != nil {
+			return nil, err
+		}
+		return json.Marshal(h.verifyHere(ctx, name))
+	})
+}
+
+func (h *house) name(id fleet.NodeID) string { return h.roster.Load().NameOf(id) }
+
+// link is a session as the syncer sees it.
+type link struct{ *peer.Session }
+
+// OpenFetch implements syncer.Link.
+func (l link) OpenFetch(ctx context.Context) (syncer.Stream, error) {
+	return l.Open(ctx, peer.PurposeFetch)
+}
+
+// converse replicates with one peer until its session ends. A peer that breaks the protocol loses the connection; what is wrong with it is
+// in the log, and it may try again.
+func (h *house) converse(ctx context.Context, s *peer.Session, stream peer.Stream) {
+	err := h.syncer.Converse(ctx, link{s}, stream)
+	if ctx.Err() == nil {
+		h.log.Warn("the conversation with a peer ended", "peer", h.name(s.Peer()), "error", err)
+		s.Close("the conversation ended: " + err.Error())
+	}
+}
+
+// takeReport keeps a peer's report, and what it says of the lease.
+func (h *house) takeReport(from fleet.NodeID, rep report) {
+	if !rep.Holds.IsZero() {
+		h.elector.Heard(from, rep.Holds)
+	}
+	h.reports.put(from, rep)
+	h.changed.fire()
+}
+
+// gossip tells every peer how this node stands: when it changed, and every reportInterval.
+func (h *house) gossip(ctx context.Context) {
+	beat := time.NewTicker(reportInterval)
+	defer beat.Stop()
+	var last []byte
+	for {
+		changed := h.changed.wait()
+		rep := h.report()
+		if now := mustJSON(rep); !bytes.Equal(now, last) {
+			last = now
+			h.tellAll(ctx, rep)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-beat.C:
+			last = nil
+		case <-changed:
+			if !pause(ctx, reportPause) {
+				return
+			}
+		}
+	}
+}
+
+func (h *house) tellAll(ctx context.Context, rep report) {
+	var all sync.WaitGroup
+	for _, s := range h.mesh.Sessions() {
+		all.Go(func() { h.tell(ctx, s.Peer(), rep) })
+	}
+	all.Wait()
+}
+
+// tell sends one report. A failure is no news: the session says so itself when it ends.
+func (h *house) tell(ctx context.Context, to fleet.NodeID, rep report) {
+	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	defer cancel()
+	if _, err := h.mesh.Call(ctx, to, callReport, mustJSON(rep)); err != nil && ctx.Err() == nil {
+		h.log.Debug("a peer did not take the report", "peer", h.name(to), "error", err)
+	}
+}
+
+// ask calls a peer and reads its answer.
+func (h *house) ask(ctx context.Context, to fleet.NodeID, method string, question, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, callPatience)
+	defer cancel()
+	body, err := h.mesh.Call(ctx, to, method, mustJSON(question))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, answer); err != nil {
+		return fmt.Errorf("%s answered something that is no answer: %w", h.name(to), err)
+	}
+	return nil
+}
+
+// pause waits, and reports whether it did to the end.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,456 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"certswarm/acmeclient"
+	"certswarm/internal/agent/config"
+	"certswarm/internal/durable"
+	"certswarm/internal/fleet"
+	"certswarm/internal/lease"
+	"certswarm/internal/peer"
+	"certswarm/nginx"
+	"certswarm/syncer"
+	"certswarm/syncer/index"
+)
+
+// house is everything that one configuration makes of an agent: the engines, and what passes between them. A
+// configuration that cannot be taken on the fly is taken by building another house.
+type house struct {
+	cfg     *config.Config
+	self    fleet.Member
+	version string
+	edges   Edges
+	log     *slog.Logger
+	started time.Time
+
+	roster   atomic.Pointer[fleet.Roster]
+	state    *durable.Root
+	syncer   *syncer.Syncer
+	mesh     *peer.Mesh
+	elector  lease.Elector
+	store    *lineages          // nil: no certificates are declared
+	private  *syncer.Directory  // of the issuers; nil on other nodes and without acme
+	acme     *acmeclient.Client // nil where this node never acts
+	nginx    *nginx.Nginx       // nil without a store
+	keeper   *nginx.Keeper
+	http01   net.Listener
+	reports  reports
+	findings findings
+	changed  *broadcast
+	blocked  blocked // what the barrier waits for
+}
+
+// privateDirectory is replicated among the issuers only: the ACME account and the journal, keys included. Its name cannot be
+// configured, so it cannot collide.
+const privateDirectory = ".issuers"
+
+// build makes a house from a configuration: the state is open, the directories are scanned, the placeholders are in place.
+// Nothing runs yet; whoever builds a house runs it, which also ends it.
+func build(cfg *config.Config, identity *peer.Identity, version string, edges Edges, log *slog.Logger, changed *broadcast) (h *house, err error) {
+	self, err := cfg.Self(identity.ID())
+	if err != nil {
+		return nil, err
+	}
+	h = &house{cfg: cfg, self: self, version: version, edges: edges, log: log, started: time.Now(), changed: changed}
+	roster := cfg.Roster()
+	h.roster.Store(&roster)
+	h.reports.init()
+	h.findings.init()
+	var opened closers
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, opened.close())
+		}
+	}()
+	if h.state, err = durable.OpenRoot(cfg.StateDir); err != nil {
+		return nil, fmt.Errorf("state_dir: %w", err)
+	}
+	opened.add(h.state.Close)
+	if err := h.openSyncer(identity); err != nil {
+		return nil, err
+	}
+	opened.add(h.syncer.Abandon)
+	if h.store != nil {
+		if err := h.furnish(); err != nil {
+			return nil, err
+		}
+	}
+	packets, err := edges.ListenPacket(cfg.ListenAddress(self))
+	if err != nil {
+		return nil, err
+	}
+	opened.add(packets.Close)
+	h.mesh, err = peer.New(peer.Config{
+		Identity: identity, Cluster: cfg.Cluster, Version: version, Conn: packets, Roster: roster, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.ACME != nil {
+		if h.http01, err = edges.ListenHTTP01(cfg.ACME.HTTP01Socket); err != nil {
+			return nil, err
+		}
+		opened.add(h.http01.Close)
+	}
+	h.elector = lease.NewStatic(self.ID, roster, time.Duration(cfg.Lease.TTL), h.state)
+	if err := h.openACME(); err != nil {
+		return nil, err
+	}
+	h.answerPeers()
+	return h, nil
+}
+
+type closers []func() error
+
+func (c *closers) add(f func() error) { *c = append(*c, f) }
+
+func (c closers) close() error {
+	var errs []error
+	for i := len(c) - 1; i >= 0; i-- {
+		errs = append(errs, c[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// openSyncer opens the configured directories, and the issuers' private one.
+func (h *house) openSyncer(identity *peer.Identity) error {
+	var configs []syncer.DirectoryConfig
+	for _, d := range h.cfg.Directories {
+		dc := syncer.DirectoryConfig{
+			Name: d.Name, Path: d.Path, Owner: d.Owner.String(), Ignore: d.Ignore,
+			MaxFile: int64(d.MaxFileSize), MaxDelete: int(d.MaxDelete),
+			Members:  func() []fleet.NodeID { return h.members(fleet.Issuer, fleet.Receive) },
+			MayWrite: func(id fleet.NodeID) bool { m, ok := h.roster.Load().ByID(id); return ok && d.MayWrite(m) },
+			MayLease: h.isIssuer,
+			Applied:  h.filesChanged,
+			Observed: h.filesChanged,
+		}
+		if h.isStore(d.Name) {
+			dc.Ignore = append([]string{archiveDir + "/*/" + nginx.PlaceholderGeneration}, dc.Ignore...)
+			dc.Reserved = reservedPaths(h.cfg.Certificates)
+		}
+		configs = append(configs, dc)
+	}
+	private := filepath.Join(h.cfg.StateDir, "issuers")
+	if h.cfg.ACME != nil && h.self.Role == fleet.Issuer {
+		if _, err := h.state.MkDir("issuers", 0o700, durable.AsItIs); err != nil {
+			return err
+		}
+		configs = append(configs, syncer.DirectoryConfig{
+			Name: privateDirectory, Path: private, MaxFile: 1 << 20, MaxDelete: 100,
+			Members:  func() []fleet.NodeID { return h.members(fleet.Issuer) },
+			MayWrite: h.isIssuer, MayLease: h.isIssuer,
+		})
+	}
+	var err error
+	h.syncer, err = syncer.Open(syncer.Config{
+		Self: h.self.ID, Key: identity.PublicKey(), Sign: identity.Sign, Cluster: h.cfg.Cluster, State: h.state,
+		NameOf: func(id fleet.NodeID) string { return h.roster.Load().NameOf(id) },
+		Watch:  h.edges.Watch, Log: h.log,
+	}, configs)
+	if err != nil {
+		return err
+	}
+	for _, d := range h.syncer.Directories() {
+		switch {
+		case d.Name == privateDirectory:
+			h.private = d
+		case h.isStore(d.Name):
+			h.store = &lineages{dir: d, declared: h.cfg.Certificates, keyPerm: 0o600}
+			if owner := h.storeOwner(); owner.Group != "" {
+				h.store.keyPerm = 0o640
+			}
+		}
+	}
+	return nil
+}
+
+func (h *house) isStore(directory string) bool {
+	return h.cfg.ACME != nil && h.cfg.ACME.Store == directory
+}
+
+func (h *house) storeOwner() config.Owner {
+	for _, d := range h.cfg.Directories {
+		if h.isStore(d.Name) {
+			return d.Owner
+		}
+	}
+	return config.Owner{}
+}
+
+func (h *house) isIssuer(id fleet.NodeID) bool {
+	m, ok := h.roster.Load().ByID(id)
+	return ok && m.Role == fleet.Issuer
+}
+
+// members returns who has one of the roles, this node included if it does.
+func (h *house) members(roles ...fleet.Role) []fleet.NodeID {
+	var out []fleet.NodeID
+	for _, m := range h.roster.Load().Members() {
+		for _, role := range roles {
+			if m.Role == role {
+				out = append(out, m.ID)
+			}
+		}
+	}
+	return out
+}
+
+// furnish sees to it that live/NAME exists for every declared name, so that nginx can start: the generation that the fleet
+// wishes if it is here, else a placeholder.
+func (h *house) furnish() error {
+	runner := nginx.Runner(nil)
+	if h.cfg.Nginx.Enabled {
+		runner = h.edges.Nginx(h.cfg.Nginx)
+	}
+	root := h.store.dir.Root()
+	h.nginx = nginx.New(nginx.Config{
+		Disabled: !h.cfg.Nginx.Enabled || h.cfg.Nginx.Control == config.ControlNone,
+		Store:    root, Verify: h.cfg.Nginx.Verify, Run: runner, Dial: h.edges.Dial,
+	})
+	h.keeper = nginx.NewKeeper(h.nginx, h.noteReport)
+	owner := h.store.dir.LocalOwner()
+	for _, c := range h.cfg.Certificates {
+		link := liveDir + "/" + c.Name
+		if wished := h.store.wished(c.Name); wished > 0 {
+			_, linkErr := root.Lstat(link)
+			_, bundleErr := root.Lstat(archivePath(c.Name, wished, "fullchain.pem").String())
+			if linkErr != nil && bundleErr == nil {
+				if err := root.ReplaceSymlink(link, fmt.Sprintf("../%s/%s/%d", archiveDir, c.Name, wished)); err != nil {
+					return err
+				}
+			}
+		}
+		made, warn, err := nginx.EnsurePlaceholder(root, c.Name, c.Names, owner)
+		if err != nil {
+			return err
+		}
+		if warn != nil {
+			h.log.Warn("a placeholder does not belong to whom it should", "certificate", c.Name, "error", warn)
+		}
+		if made {
+			h.log.Info("a placeholder lets nginx start until the first certificate is there", "certificate", c.Name)
+		}
+	}
+	return nil
+}
+
+// openACME prepares what a holder of the lease does. Members and witnesses never act.
+func (h *house) openACME() error {
+	if h.private == nil || h.store == nil {
+		return nil
+	}
+	c := h.cfg.ACME
+	roots, err := rootsOf(c.CAFile)
+	if err != nil {
+		return err
+	}
+	cfg := acmeclient.Config{
+		Directory: c.Directory, Roots: roots, Email: c.Email, AcceptTerms: c.AcceptTerms,
+		Budget: acmeclient.Budget{
+			OrdersPerDay: c.Budget.OrdersPerDay, OrdersPerWeek: c.Budget.OrdersPerWeek, FailuresPerHour: c.Budget.FailuresPerHour,
+		},
+		UserAgent: "certswarm/" + h.version, Transport: h.edges.CA, Node: h.self.Name,
+		Fleet: (*issuerFleet)(h), Log: h.log, Observe: h.logEvent,
+	}
+	for _, wait := range c.Retry {
+		cfg.Retry = append(cfg.Retry, time.Duration(wait))
+	}
+	for _, cert := range h.cfg.Certificates {
+		declared := acmeclient.Certificate{Name: cert.Name, Names: cert.Names, Profile: cert.Profile}
+		for _, key := range cert.Key {
+			declared.Keys = append(declared.Keys, acmeclient.KeyType(key))
+		}
+		cfg.Certificates = append(cfg.Certificates, declared)
+	}
+	h.acme, err = acmeclient.New(cfg)
+	return err
+}
+
+// logEvent is the timeline of an issuance, as one log line a step.
+func (h *house) logEvent(e acmeclient.Event) {
+	h.log.Info("issuance", "certificate", e.Name, "step", string(e.Step), "node", e.Node, "text", e.Text)
+}
+
+// run keeps the house until ctx ends. What is started first is stopped last: whoever acts stops before what it acts
+// through.
+func (h *house) run(ctx context.Context) error {
+	var errs [4]error
+	var engines, actors sync.WaitGroup
+	below, stopEngines := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopEngines()
+
+	engines.Go(func() { errs[0] = h.syncer.Run(below) })
+	engines.Go(func() { errs[1] = h.mesh.Run(below) })
+	engines.Go(func() { errs[2] = h.elector.Run(ctx) }) // the lease goes first of all: nobody acts during the shutdown
+	if h.http01 != nil {
+		actors.Go(func() { errs[3] = h.serveChallenges(ctx) })
+	}
+	for _, act := range []func(context.Context){h.act, h.keepServing, h.gossip, h.followChanges} {
+		actors.Go(func() { act(ctx) })
+	}
+	<-ctx.Done()
+	actors.Wait()
+	stopEngines()
+	engines.Wait()
+	return errors.Join(append(errs[:], h.state.Close())...)
+}
+
+// act is what the holder of the lease does, whenever this node is it.
+func (h *house) act(ctx context.Context) {
+	if h.acme == nil || !h.awaitSettled(ctx) {
+		return
+	}
+	for {
+		grant, err := h.elector.Await(ctx)
+		if err != nil {
+			return
+		}
+		h.log.Info("this node holds the lease", "epoch", grant.Epoch().String())
+		if err := h.acme.Run(ctx, grant); err != nil {
+			h.log.Error("certificates cannot be obtained", "error", err)
+		}
+		select {
+		case <-grant.Context().Done():
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// settleTime is for how long a starting issuer waits for what the fleet knows before it acts on what it knows itself:
+// long enough for every live peer to connect (see the reconnect bound of internal/peer).
+const settleTime = 8 * time.Second
+
+// awaitSettled waits until every issuer is connected and everything that the peers announced is here, or settleTime has passed.
+func (h *house) awaitSettled(ctx context.Context) bool {
+	limit := time.NewTimer(settleTime)
+	defer limit.Stop()
+	for {
+		changed := h.changed.wait()
+		if h.settled() {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-limit.C:
+			return true
+		case <-changed:
+		}
+	}
+}
+
+func (h *house) settled() bool {
+	for _, m := range h.roster.Load().Issuers() {
+		if m.ID == h.self.ID {
+			continue
+		}
+		for _, d := range []*syncer.Directory{h.store.dir, h.private} {
+			if _, met := d.Status().Peers[m.ID]; !met {
+				return false
+			}
+		}
+	}
+	return h.store.dir.Status().State != syncer.Behind && h.store.dir.Status().State != syncer.Joining &&
+		h.private.Status().State == syncer.InSync
+}
+
+// filesChanged wakes whoever cares about files: nginx may refer to them, a wish may be among them, or something to adopt.
+func (h *house) filesChanged(paths []index.Path) {
+	if h.keeper == nil {
+		return
+	}
+	h.findings.touch(paths)
+}
+
+// followChanges turns every engine's changes into the one by which status is watched.
+func (h *house) followChanges(ctx context.Context) {
+	var all sync.WaitGroup
+	follow := func(source func() <-chan struct{}) {
+		all.Go(func() {
+			for {
+				changed := source()
+				h.changed.fire()
+				select {
+				case <-ctx.Done():
+					return
+				case <-changed:
+				}
+			}
+		})
+	}
+	follow(h.mesh.Changed)
+	follow(h.elector.Changed)
+	if h.acme != nil {
+		follow(h.acme.Changed)
+	}
+	for _, d := range h.syncer.Directories() {
+		follow(d.Changed)
+	}
+	all.Wait()
+}
+
+// serveChallenges answers nginx's @certswarm.
+func (h *house) serveChallenges(ctx context.Context) error {
+	responder := nginx.NewResponder(h.localToken, h.askForToken)
+	server := &http.Server{Handler: responder, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // whoever is cut off asks again
+	defer stop()
+	if err := server.Serve(h.http01); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// localToken reads a challenge's answer from the store.
+func (h *house) localToken(token string) ([]byte, bool) {
+	p, err := index.ParsePath(challengeDir + "/" + token)
+	if err != nil || h.store == nil {
+		return nil, false
+	}
+	answer, err := h.store.dir.ReadFile(p, 1024)
+	return answer, err == nil
+}
+
+// askForToken asks the peers for a challenge's answer that has not arrived here; the first that has it wins.
+func (h *house) askForToken(ctx context.Context, token string) ([]byte, bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sessions := h.mesh.Sessions()
+	answers := make(chan []byte, len(sessions))
+	for _, s := range sessions {
+		go func() {
+			answer, err := h.mesh.Call(ctx, s.Peer(), callToken, mustJSON(token))
+			if err != nil {
+				answer = nil
+			}
+			answers <- answer
+		}()
+	}
+	for range sessions {
+		if answer := <-answers; len(answer) > 0 {
+			return answer, true
+		}
+	}
+	return nil, false
+}
+
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("agent: %T has no JSON: %v", v, err))
+	}
+	return b
+}

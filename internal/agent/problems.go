@@ -1,0 +1,245 @@
+package agent
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"certswarm/internal/control"
+	"certswarm/internal/peer"
+	"certswarm/syncer"
+)
+
+// refusalMemory is for how long a refused connection stays a problem.
+const refusalMemory = 10 * time.Minute
+
+// expiring is the fraction of a certificate's life below which it is a problem that it was not renewed; due is where it should have been.
+const (
+	dueLeft      = 0.25
+	expiringLeft = 0.10
+)
+
+func (h *house) problem(code control.Code, since time.Time, text, because, next string) control.Problem {
+	return control.Problem{
+		Code: code, Severity: code.Severity(), Since: control.At(since), Node: h.self.Name, Text: text, Because: because, Next: next,
+	}
+}
+
+// problemsHere is what is wrong on this node, for itself and for its report.
+func (h *house) problemsHere() []control.Problem {
+	out := []control.Problem{}
+	for _, d := range h.syncer.Directories() {
+		for _, f := range d.Status().Faults {
+			out = append(out, h.faultProblem(d, f))
+		}
+	}
+	out = append(out, h.nginxProblems()...)
+	out = append(out, h.obtainingProblems()...)
+	out = append(out, h.barrierProblems()...)
+	out = append(out, h.refusalProblems()...)
+	return out
+}
+
+func (h *house) faultProblem(d *syncer.Directory, f syncer.Fault) control.Problem {
+	what := d.Name
+	if f.Path != "" {
+		what += "/" + printable(f.Path)
+	}
+	p := h.problem(control.Code(f.Code), f.Since, what+": "+f.Text, "", "")
+	switch f.Code {
+	case syncer.DirectoryHalted:
+		p.Because = "so many deletions at once are more often an accident than a wish"
+		p.Next = fmt.Sprintf("certswarm resume %s --restore, or --accept to let them go out", d.Name)
+	case syncer.DiskFull:
+		p.Next = "df -h " + d.Path
+	case syncer.HeldFile, syncer.NameRefused, syncer.DirectoryUnreadable, syncer.OwnershipFailed:
+		p.Next = fmt.Sprintf("ls -la %s/%s", d.Path, printable(f.Path))
+	case syncer.ClockSkew:
+		p.Next = "timedatectl status"
+	case syncer.EditReverted:
+		p.Because = "who may write here is writers: in the configuration, and what the lease holder wrote is its own"
+		p.Next = fmt.Sprintf("ls %s/archive/%s/%s", h.cfg.StateDir, d.Name, printable(f.Path))
+	case syncer.WatchLimited:
+		p.Next = "sysctl fs.inotify.max_user_watches"
+	default:
+		p.Next = "journalctl -u certswarm -n 50"
+	}
+	return p
+}
+
+func (h *house) nginxProblems() []control.Problem {
+	h.findings.mu.Lock()
+	defer h.findings.mu.Unlock()
+	var out []control.Problem
+	for _, f := range h.findings.problems {
+		next := "nginx -t"
+		if f.Name != "" {
+			next = "certswarm verify " + f.Name
+		}
+		out = append(out, h.problem(control.Code(f.Code), f.since, f.Text, "", next))
+	}
+	slices.SortFunc(out, func(a, b control.Problem) int {
+		return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Text, b.Text))
+	})
+	return out
+}
+
+// obtainingProblems is what keeps this node, as the holder of the lease, from obtaining certificates.
+func (h *house) obtainingProblems() []control.Problem {
+	if h.acme == nil || !h.elector.View().HeldHere {
+		return nil
+	}
+	var out []control.Problem
+	for _, s := range h.acme.Snapshot() {
+		if s.LastError == "" || s.Code == "" {
+			continue
+		}
+		because := ""
+		if !s.NextAttempt.IsZero() {
+			because = "tried again at " + s.NextAttempt.UTC().Format(time.RFC3339)
+		}
+		out = append(out, h.problem(control.Code(s.Code), time.Time{}, s.Name+": "+s.LastError, because, "certswarm certs"))
+	}
+	return out
+}
+
+func (h *house) barrierProblems() []control.Problem {
+	h.blocked.mu.Lock()
+	defer h.blocked.mu.Unlock()
+	var out []control.Problem
+	for _, b := range h.blocked.nodes {
+		p := h.problem(control.ChallengeNotServed, b.since,
+			fmt.Sprintf("%s does not serve the challenge for %s: %s", b.node, b.host, b.reason),
+			"the CA is not told to look before every reachable front-end serves it",
+			fmt.Sprintf("on %s: curl -i -H 'Host: %s' http://%s/.well-known/acme-challenge/", b.node, b.host, h.cfg.ACME.HTTP01Address))
+		p.Node = b.node
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b control.Problem) int { return cmp.Compare(a.Text, b.Text) })
+	return out
+}
+
+// refusalProblems names who knocked and was not let in.
+func (h *house) refusalProblems() []control.Problem {
+	var out []control.Problem
+	for _, r := range h.mesh.Refusals().Recent {
+		if time.Since(r.Last) > refusalMemory || r.ID.IsZero() {
+			continue // who did not even prove a key is a counter, no problem
+		}
+		code := control.PeerRefused
+		if r.Reason == peer.ReasonWrongCluster {
+			code = control.TwoClusters
+		}
+		next := "certswarm config show"
+		if r.Reason == peer.ReasonUnknownKey {
+			next = "if it belongs here, add its id to peers: on every node"
+		}
+		out = append(out, h.problem(code, r.First, r.Text, fmt.Sprintf("%s from %s, %d times", r.ID.Short(), r.Address, r.Times), next))
+	}
+	return out
+}
+
+// fleetProblems is what is wrong anywhere, as far as this node knows: its own problems, those in the reports of connected peers, and what
+// only shows from outside. The errors come first.
+func (h *house) fleetProblems(s control.Status) control.List[control.Problem] {
+	all := h.problemsHere()
+	for _, p := range s.Peers {
+		if !p.Connected {
+			all = append(all, h.lostPeer(p))
+			continue
+		}
+		rep, _ := h.reports.get(p.ID)
+		all = append(all, rep.Problems...)
+	}
+	all = append(all, h.leaseProblems(s)...)
+	all = append(all, h.certificateProblems(s)...)
+
+	seen := map[string]bool{}
+	out := control.List[control.Problem]{}
+	for _, p := range all {
+		key := string(p.Code) + "\x00" + p.Node + "\x00" + p.Text
+		if !seen[key] {
+			seen[key] = true
+			out = append(out, p)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b control.Problem) int {
+		return cmp.Or(cmp.Compare(a.Severity, b.Severity), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Code, b.Code))
+	})
+	return out
+}
+
+func (h *house) lostPeer(p control.Peer) control.Problem {
+	since := p.LastHeard.Time
+	text := fmt.Sprintf("%s is not connected", p.Name)
+	if since.IsZero() {
+		since = h.started
+		text = fmt.Sprintf("%s was never connected since this agent started", p.Name)
+	}
+	because := ""
+	for _, m := range h.mesh.Peers() {
+		if m.ID == p.ID {
+			because = m.LastError
+		}
+	}
+	problem := h.problem(control.PeerLost, since, text, because, fmt.Sprintf("on %s: systemctl status certswarm", p.Name))
+	problem.Node = p.Name
+	return problem
+}
+
+func (h *house) leaseProblems(s control.Status) []control.Problem {
+	if s.Lease.Holder != "" || h.cfg.ACME == nil {
+		return nil
+	}
+	since := s.Lease.Renewed.Time
+	if since.IsZero() {
+		since = h.started
+	}
+	if time.Since(h.started) < time.Duration(h.cfg.Lease.TTL) {
+		return nil // it has not had the time to be heard
+	}
+	issuers := h.roster.Load().Issuers()
+	who := "nobody is an issuer"
+	if len(issuers) > 0 {
+		who = fmt.Sprintf("%s is to hold it (the first issuer in the list) and is not heard from", issuers[0].Name)
+	}
+	return []control.Problem{h.problem(control.NoLeaseHolder, since, "nobody holds the lease: no certificate is renewed", who, "certswarm lease")}
+}
+
+// certificateProblems says which certificates run out, and which were never there.
+func (h *house) certificateProblems(s control.Status) []control.Problem {
+	var out []control.Problem
+	for _, c := range s.Certificates {
+		if c.NotAfter.IsZero() {
+			if c.State == control.Failed || time.Since(h.started) > 5*time.Minute {
+				p := h.problem(control.PlaceholderServed, h.started, c.Name+" is still a placeholder: browsers refuse it", c.LastError, "certswarm certs")
+				out = append(out, p)
+			}
+			continue
+		}
+		held, err := h.store.held(c.Name)
+		if err != nil || held == nil {
+			continue
+		}
+		life := held.Leaf.NotAfter.Sub(held.Leaf.NotBefore)
+		left := time.Until(held.Leaf.NotAfter)
+		code := control.Code("")
+		switch {
+		case left < time.Duration(float64(life)*expiringLeft):
+			code = control.CertificateExpiring
+		case left < time.Duration(float64(life)*dueLeft):
+			code = control.CertificateDue
+		default:
+			continue
+		}
+		p := h.problem(code, held.Leaf.NotAfter.Add(-time.Duration(float64(life)*dueLeft)),
+			fmt.Sprintf("%s expires at %s and was not renewed", c.Name, held.Leaf.NotAfter.UTC().Format(time.RFC3339)), c.LastError, "certswarm certs")
+		p.Node = s.Lease.Holder
+		if p.Node == "" {
+			p.Node = h.self.Name
+		}
+		out = append(out, p)
+	}
+	return out
+}

@@ -1,0 +1,273 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"certswarm/internal/agent/config"
+	"certswarm/internal/control"
+	"certswarm/internal/fleet"
+	"certswarm/nginx"
+	"certswarm/syncer/index"
+)
+
+// findings is what this node's nginx was last seen to do.
+type findings struct {
+	touched chan struct{} // files changed that nginx may care about
+
+	mu       sync.Mutex
+	served   map[string][]nginx.Served // guarded by mu, by certificate
+	problems map[string]finding        // guarded by mu, by code and certificate
+	refused  map[string]int            // guarded by mu: generations that nginx refused, by certificate
+}
+
+type finding struct {
+	nginx.Problem
+	since time.Time
+}
+
+func (f *findings) init() {
+	f.touched = make(chan struct{}, 1)
+	f.served, f.problems, f.refused = map[string][]nginx.Served{}, map[string]finding{}, map[string]int{}
+}
+
+func (f *findings) touch([]index.Path) {
+	select {
+	case f.touched <- struct{}{}:
+	default:
+	}
+}
+
+// noteReport takes what an Apply did: it replaces what was found before about the same certificates, and about nginx itself.
+func (h *house) noteReport(r nginx.Report) {
+	f := &h.findings
+	f.mu.Lock()
+	before := f.problems
+	f.problems = map[string]finding{}
+	concerned := map[string]bool{"": true}
+	for _, o := range r.Outcomes {
+		concerned[o.Name] = true
+		if o.Installed {
+			delete(f.refused, o.Name)
+		} else {
+			f.refused[o.Name] = o.Generation
+		}
+	}
+	for key, p := range before {
+		if !concerned[p.Name] {
+			f.problems[key] = p
+		}
+	}
+	for _, p := range r.Problems {
+		key := string(p.Code) + " " + p.Name
+		since := time.Now()
+		if old, known := before[key]; known {
+			since = old.since
+		}
+		f.problems[key] = finding{p, since}
+	}
+	f.keepServedLocked(r.Served)
+	f.mu.Unlock()
+	for _, s := range r.Steps {
+		h.log.Info("nginx", "step", s.Name, "took", s.Took)
+	}
+	for _, o := range r.Outcomes {
+		h.log.Info("certificate installed", "certificate", o.Name, "generation", o.Generation, "previous", o.Previous,
+			"installed", o.Installed, "used", o.Used, "rolled_back", o.RolledBack, "reason", o.Reason)
+	}
+	for _, p := range r.Problems {
+		h.log.Warn(p.Text, "problem", string(p.Code), "certificate", p.Name)
+	}
+	for _, s := range r.Served {
+		h.log.Info("served", "certificate", s.Name, "listener", s.Listener, "key_type", s.KeyType, "state", string(s.State), "serial", s.Serial, "detail", s.Detail)
+	}
+	h.changed.fire()
+}
+
+func (f *findings) keepServedLocked(all []nginx.Served) {
+	byName := map[string][]nginx.Served{}
+	for _, s := range all {
+		byName[s.Name] = append(byName[s.Name], s)
+	}
+	for name, list := range byName {
+		f.served[name] = list
+	}
+}
+
+const (
+	verifyOften  = 10 * time.Second // while something is not as it should be
+	verifySeldom = 10 * time.Minute
+)
+
+// keepServing brings this node's live links and nginx to what the fleet wishes, whenever either changed, and looks from
+// time to time whether it still is so.
+func (h *house) keepServing(ctx context.Context) {
+	if h.keeper == nil {
+		return
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { h.keeper.Run(ctx) })
+	look := time.NewTimer(0)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.findings.touched:
+			h.pursueWishes(true)
+		case <-look.C:
+			h.pursueWishes(false)
+			if h.lookAgain(ctx) {
+				look.Reset(verifyOften)
+			} else {
+				look.Reset(verifySeldom)
+			}
+		}
+	}
+}
+
+// pursueWishes notifies the keeper of every certificate whose live link is not what the fleet wishes, and adopts what was
+// brought to this node. filesToo says that other files changed as well.
+func (h *house) pursueWishes(filesToo bool) {
+	var installs []nginx.Install
+	for _, c := range h.store.declared {
+		wished := h.store.wished(c.Name)
+		if wished == 0 {
+			h.adopt(c)
+			wished = h.store.wished(c.Name)
+		}
+		installed := h.store.installed(c.Name)
+		if wished == 0 || wished == installed {
+			continue
+		}
+		if err := h.store.makeWay(c.Name); err != nil {
+			h.log.Error("a directory stands where a link must be", "certificate", c.Name, "error", err)
+			continue
+		}
+		installs = append(installs, nginx.Install{
+			Name: c.Name, Names: c.Names, Generation: wished, Urgent: installed == 0,
+		})
+	}
+	if len(installs) > 0 || filesToo {
+		h.keeper.Notify(installs...)
+	}
+}
+
+// adopt publishes a valid certificate that somebody brought to live/NAME as the first generation. The files that were brought stay where
+// they are until the link takes their place.
+func (h *house) adopt(c config.Certificate) {
+	key, chain, ok := h.store.found(c, time.Now())
+	if !ok {
+		return
+	}
+	generation, _, err := h.store.install(fleet.Epoch{}, c.Name, key, chain)
+	if err != nil {
+		h.log.Error("a certificate that is there already cannot be adopted", "certificate", c.Name, "error", err)
+		return
+	}
+	h.log.Info("a certificate that was there already is adopted", "certificate", c.Name, "generation", generation)
+}
+
+// lookAgain handshakes with this node's listeners and keeps what they show. It reports whether something is not as it
+// should be.
+func (h *house) lookAgain(ctx context.Context) (again bool) {
+	wants := h.wants("")
+	if len(wants) == 0 || !h.cfg.Nginx.Enabled {
+		return false
+	}
+	served := h.nginx.Verify(ctx, wants)
+	h.findings.mu.Lock()
+	h.findings.keepServedLocked(served)
+	h.findings.mu.Unlock()
+	h.changed.fire()
+	return slices.ContainsFunc(served, func(s nginx.Served) bool { return s.State != nginx.Current })
+}
+
+// wants returns what this node's nginx should serve: for one declared name, or for all.
+func (h *house) wants(name string) []nginx.Want {
+	var out []nginx.Want
+	for _, c := range h.store.declared {
+		if name != "" && c.Name != name {
+			continue
+		}
+		held, err := h.store.held(c.Name)
+		if err != nil || held == nil {
+			continue
+		}
+		out = append(out, nginx.Want{Name: c.Name, Names: c.Names, Leaf: held.Leaf})
+	}
+	return out
+}
+
+// verifyHere handshakes with this node's own listeners.
+func (h *house) verifyHere(ctx context.Context, name string) []control.Result {
+	results := []control.Result{}
+	if h.store == nil || !h.cfg.Nginx.Enabled {
+		return results
+	}
+	served := h.nginx.Verify(ctx, h.wants(name))
+	for _, s := range served {
+		results = append(results, control.Result{
+			Node: h.self.Name, Name: s.Name, Listener: s.Listener, KeyType: s.KeyType,
+			State: control.ServedState(s.State), Serial: s.Serial, Error: s.Detail,
+		})
+	}
+	h.findings.mu.Lock()
+	h.findings.keepServedLocked(served)
+	h.findings.mu.Unlock()
+	h.changed.fire()
+	return results
+}
+
+// verify asks every node of the fleet to handshake with its own listeners, now.
+func (h *house) verify(ctx context.Context, name string) (control.Verification, error) {
+	if h.store == nil {
+		return control.Verification{}, fmt.Errorf("%w: this node's configuration has no certificates", control.ErrUnknownCertificate)
+	}
+	if _, ok := h.store.find(name); name != "" && !ok {
+		return control.Verification{}, fmt.Errorf("%w: %s", control.ErrUnknownCertificate, name)
+	}
+	var mu sync.Mutex
+	var v control.Verification
+	var all sync.WaitGroup
+	for _, m := range h.roster.Load().Members() {
+		all.Go(func() {
+			results, err := h.verifyAt(ctx, m, name)
+			if err != nil {
+				results = []control.Result{{Node: m.Name, Name: name, State: control.Unreachable, Error: err.Error()}}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			v.Results = append(v.Results, results...)
+		})
+	}
+	all.Wait()
+	slices.SortFunc(v.Results, compareResults)
+	return v, nil
+}
+
+func (h *house) verifyAt(ctx context.Context, m fleet.Member, name string) ([]control.Result, error) {
+	if m.ID == h.self.ID {
+		return h.verifyHere(ctx, name), nil
+	}
+	if m.Role == fleet.Witness {
+		return nil, nil
+	}
+	var raw json.RawMessage
+	if err := h.ask(ctx, m.ID, callVerify, name, &raw); err != nil {
+		return nil, err
+	}
+	var results []control.Result
+	if err := json.Unmarshal(raw, &results); err != nil {
+		return nil, err
+	}
+	for i := range results {
+		results[i].Node = m.Name // whatever it calls itself
+	}
+	return results, nil
+}

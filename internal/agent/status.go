@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"cmp"
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"certswarm/acmeclient"
+	"certswarm/internal/control"
+	"certswarm/syncer"
+)
+
+// status gathers what this node knows about itself and, from their reports, about the others. Nothing here waits.
+func (h *house) status() control.Status {
+	s := control.Status{
+		Node: control.Node{
+			Name: h.self.Name, ID: h.self.ID, Role: h.self.Role, Version: h.version,
+			UptimeSeconds: time.Since(h.started).Truncate(time.Millisecond).Seconds(), Serves: h.serves(),
+		},
+		Cluster: h.cfg.Cluster,
+		Lease:   h.leaseStatus(),
+	}
+	dirs := map[string]syncer.DirectoryStatus{}
+	for _, d := range h.syncer.Directories() {
+		ds := d.Status()
+		dirs[d.Name] = ds
+		if d.Name == privateDirectory {
+			continue
+		}
+		s.Directories = append(s.Directories, control.Directory{
+			Name: ds.Name, Path: ds.Path, Files: ds.Files, Fingerprint: fmt.Sprintf("%x", ds.Fingerprint),
+			State: control.DirectoryState(ds.State), Reason: reasonOf(ds),
+		})
+	}
+	s.Peers = h.peerStatus(dirs)
+	s.Certificates = h.certificateStatus(s.Peers)
+	s.Problems = h.fleetProblems(s)
+	return s
+}
+
+func reasonOf(ds syncer.DirectoryStatus) string {
+	if ds.Reason != "" || len(ds.Faults) == 0 || ds.State == syncer.InSync {
+		return ds.Reason
+	}
+	f := ds.Faults[0]
+	return strings.TrimSpace(string(f.Code) + ": " + f.Text)
+}
+
+// serves reports whether an nginx is in this node's care.
+func (h *house) serves() bool { return h.store != nil && h.cfg.Nginx.Enabled }
+
+func (h *house) leaseStatus() control.Lease {
+	v := h.elector.View()
+	l := control.Lease{Engine: v.Engine, Epoch: v.Epoch, HeldHere: v.HeldHere, Renewed: control.At(v.Renewed)}
+	if !v.Holder.IsZero() {
+		l.Holder = h.name(v.Holder)
+	}
+	return l
+}
+
+func (h *house) peerStatus(dirs map[string]syncer.DirectoryStatus) control.List[control.Peer] {
+	var out control.List[control.Peer]
+	for _, p := range h.mesh.Peers() {
+		m, ok := h.roster.Load().ByID(p.ID)
+		if !ok {
+			continue
+		}
+		rep, _ := h.reports.get(p.ID)
+		peer := control.Peer{
+			Name: m.Name, ID: p.ID, Role: m.Role, Connected: p.Connected, Address: p.Address, RTTSeconds: p.RTT.Seconds(),
+			LastHeard: control.At(p.LastHeard), Version: p.Version, Serves: rep.Serves,
+		}
+		if peer.Address == "" && len(m.Addresses) > 0 {
+			peer.Address = m.Addresses[0]
+		}
+		for _, d := range h.syncer.Directories() {
+			progress := dirs[d.Name].Peers[p.ID]
+			peer.Behind += progress.Behind
+			if d.Name == privateDirectory {
+				continue // its names are nobody's business
+			}
+			for _, path := range progress.Missing {
+				if len(peer.Missing) < 20 {
+					peer.Missing = append(peer.Missing, printable(path.String()))
+				}
+			}
+		}
+		out = append(out, peer)
+	}
+	slices.SortFunc(out, func(a, b control.Peer) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// printable returns a path as JSON can carry it: percent-encoded where it is not UTF-8.
+func printable(path string) string {
+	if utf8.ValidString(path) {
+		return path
+	}
+	return url.PathEscape(path)
+}
+
+// certificateStatus tells of every declared certificate what is held, who is about to obtain it, and who serves it.
+func (h *house) certificateStatus(peers []control.Peer) control.List[control.Certificate] {
+	var out control.List[control.Certificate]
+	if h.store == nil {
+		return out
+	}
+	obtaining := h.obtaining()
+	for _, c := range h.store.declared {
+		cert := control.Certificate{Name: c.Name, Names: c.Names, State: control.Placeholder}
+		var leaf *x509.Certificate
+		if held, err := h.store.held(c.Name); err == nil && held != nil {
+			leaf = held.Leaf
+			cert.Serial, cert.NotAfter = leaf.SerialNumber.Text(16), control.At(leaf.NotAfter)
+			cert.Generation, cert.State = held.Generation, control.Issued
+		}
+		if o, known := obtaining[c.Name]; known {
+			cert.NextAttempt, cert.LastError, cert.Budget = control.At(o.NextAttempt), o.LastError, o.Budget
+			switch o.State {
+			case acmeclient.StateIssuing:
+				cert.State = control.Issuing
+			case acmeclient.StateFailed:
+				cert.State = control.Failed
+			}
+		}
+		cert.Served = h.servedStatus(c.Name, leaf, peers)
+		out = append(out, cert)
+	}
+	return out
+}
+
+// obtaining is what the holder of the lease says of each certificate: this node itself, or the one that was heard.
+func (h *house) obtaining() map[string]obtaining {
+	view := h.elector.View()
+	if view.HeldHere {
+		return h.obtainingHere()
+	}
+	rep, _ := h.reports.get(view.Holder)
+	return rep.Certificates
+}
+
+func (h *house) obtainingHere() map[string]obtaining {
+	out := map[string]obtaining{}
+	if h.acme == nil {
+		return out
+	}
+	for _, s := range h.acme.Snapshot() {
+		out[s.Name] = obtaining{
+			State: s.State, NextAttempt: s.NextAttempt, LastError: s.LastError,
+			Budget: control.Budget{OrdersToday: s.Used.OrdersToday, OrdersWeek: s.Used.OrdersWeek, FailuresHour: s.Used.FailuresHour},
+		}
+	}
+	return out
+}
+
+// servedStatus lists the listeners of all nodes for one certificate; those of a node that is not connected are unreachable.
+func (h *house) servedStatus(name string, leaf *x509.Certificate, peers []control.Peer) control.List[control.Served] {
+	out := control.List[control.Served](h.servedHere(name, leaf))
+	for _, p := range peers {
+		rep, known := h.reports.get(p.ID)
+		if !known {
+			continue
+		}
+		for _, s := range rep.Served[name] {
+			s.Node = p.Name
+			if !p.Connected {
+				s.State = control.Unreachable
+			}
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b control.Served) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Listener, b.Listener), cmp.Compare(a.KeyType, b.KeyType))
+	})
+	return out
+}
+
+// servedHere is what this node's own listeners were last seen to show. What was current for another certificate than the one now in force
+// is stale.
+func (h *house) servedHere(name string, leaf *x509.Certificate) []control.Served {
+	h.findings.mu.Lock()
+	defer h.findings.mu.Unlock()
+	var out []control.Served
+	for _, s := range h.findings.served[name] {
+		state := control.ServedState(s.State)
+		if state == control.Current && (leaf == nil || s.Serial != leaf.SerialNumber.Text(16)) {
+			state = control.Stale
+		}
+		out = append(out, control.Served{Node: h.self.Name, Listener: s.Listener, KeyType: s.KeyType, State: state})
+	}
+	return out
+}
+
+// report is what this node tells the others.
+func (h *house) report() report {
+	r := report{Serves: h.serves(), Served: map[string][]control.Served{}, Problems: h.problemsHere()}
+	if view := h.elector.View(); view.HeldHere {
+		r.Holds = view.Epoch
+		r.Certificates = h.obtainingHere()
+	}
+	if h.store != nil {
+		for _, c := range h.store.declared {
+			var leaf *x509.Certificate
+			if held, err := h.store.held(c.Name); err == nil && held != nil {
+				leaf = held.Leaf
+			}
+			if served := h.servedHere(c.Name, leaf); len(served) > 0 {
+				r.Served[c.Name] = served
+			}
+		}
+	}
+	return r
+}
+
+func compareResults(a, b control.Result) int {
+	return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Listener, b.Listener), cmp.Compare(a.KeyType, b.KeyType))
+}

@@ -1,0 +1,175 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os/user"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// ErrNoDaemon says that nobody answered on the control socket, as opposed to a daemon that refused.
+var ErrNoDaemon = errors.New("no daemon answers")
+
+// ErrDenied says that a daemon may be there, but that this user may not speak to it.
+var ErrDenied = errors.New("permission denied")
+
+// askTimeout is for answers that the daemon gives from memory, and for silence in a watch beyond its heartbeat.
+const askTimeout = 10 * time.Second
+
+// Client speaks to the daemon on a control socket.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// Dial returns a Client for the socket at path. It connects anew for every request; nothing needs closing.
+func Dial(path string) *Client {
+	var dialer net.Dialer
+	return &Client{path: path, http: &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", path)
+		},
+	}}}
+}
+
+// Status asks how things stand. The error is ErrNoDaemon or ErrDenied (wrapped) when nobody answered.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, errSilent)
+	defer cancel()
+	var status Status
+	err := c.call(ctx, http.MethodGet, "/v1/status", &status)
+	return status, err
+}
+
+// Watch calls next with the status now and after every change, until next returns false or ctx ends, which is its error.
+// A daemon that ends or falls silent is ErrNoDaemon (wrapped).
+func (c *Client) Watch(ctx context.Context, next func(Status) bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(askTimeout, func() { cancel(errSilent) })
+	defer silence.Stop()
+
+	response, err := c.send(ctx, http.MethodGet, "/v1/status?watch=1")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	for lines := json.NewDecoder(response.Body); ; {
+		var status Status
+		if err := lines.Decode(&status); err != nil {
+			return c.explain(ctx, err)
+		}
+		silence.Reset(streamHeartbeat + askTimeout)
+		if !next(status) {
+			return nil
+		}
+	}
+}
+
+// Reload makes the daemon read its configuration again; the error says why it kept the old one.
+func (c *Client) Reload(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/reload", nil)
+}
+
+// Verify makes the fleet handshake with its listeners for the named certificate, or for every one when name is "". The
+// error is ErrUnknownCertificate (wrapped) when none is declared under that name.
+func (c *Client) Verify(ctx context.Context, name string) (Verification, error) {
+	var v Verification
+	err := c.call(ctx, http.MethodPost, "/v1/verify?name="+url.QueryEscape(name), &v)
+	return v, err
+}
+
+// call sends a request and decodes its answer into answer, unless that is nil.
+func (c *Client) call(ctx context.Context, method, target string, answer any) error {
+	response, err := c.send(ctx, method, target)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if answer == nil {
+		return nil
+	}
+	if err := json.NewDecoder(response.Body).Decode(answer); err != nil {
+		return c.explain(ctx, err)
+	}
+	return nil
+}
+
+// send returns a successful answer, whose body the caller closes, or an error.
+func (c *Client) send(ctx context.Context, method, target string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://certswarm"+target, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, c.explain(ctx, err)
+	}
+	if response.StatusCode < http.StatusMultipleChoices {
+		return response, nil
+	}
+	defer func() { _ = response.Body.Close() }()
+	var refused refusal
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	switch {
+	case err != nil:
+		return nil, c.explain(ctx, err)
+	case json.Unmarshal(text, &refused) != nil || refused.Error == "":
+		return nil, fmt.Errorf("the daemon at %s answers %s: is it of another version than this command?", c.path, response.Status)
+	case response.StatusCode == http.StatusNotFound:
+		return nil, remote{refused.Error, ErrUnknownCertificate}
+	}
+	return nil, remote{refused.Error, nil}
+}
+
+// remote is a refusal in the daemon's own words.
+type remote struct {
+	text string
+	kind error // what a caller decides by, or nil
+}
+
+func (r remote) Error() string { return r.text }
+func (r remote) Unwrap() error { return r.kind }
+
+var errSilent = errors.New("the daemon is silent")
+
+// explain turns what went wrong below HTTP into what a person can act upon.
+func (c *Client) explain(ctx context.Context, err error) error {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errSilent), errors.Is(err, syscall.EAGAIN): // EAGAIN: the backlog of a frozen daemon is full
+		return remote{fmt.Sprintf("the daemon at %s has the socket open but does not answer: journalctl -u certswarm", c.path), ErrNoDaemon}
+	case cause != nil:
+		return cause
+	case errors.Is(err, fs.ErrPermission):
+		return remote{c.denied(), ErrDenied}
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return remote{fmt.Sprintf("no daemon answers at %s: is certswarm running? systemctl status certswarm", c.path), ErrNoDaemon}
+	case errors.As(err, new(*json.SyntaxError)), errors.As(err, new(*json.UnmarshalTypeError)):
+		return fmt.Errorf("the daemon at %s answers what this command cannot read; is it of another version? %w", c.path, err)
+	}
+	return remote{fmt.Sprintf("the daemon at %s went away while it was asked (%v): systemctl status certswarm", c.path, err), ErrNoDaemon}
+}
+
+// denied names the group that would let this user in.
+func (c *Client) denied() string {
+	text := fmt.Sprintf("%s: permission denied", c.path)
+	var found syscall.Stat_t
+	if err := syscall.Stat(c.path, &found); err != nil {
+		return text + ": run this as root or as the daemon's user"
+	}
+	group := strconv.FormatUint(uint64(found.Gid), 10)
+	if named, err := user.LookupGroupId(group); err == nil {
+		group = named.Name
+	}
+	return fmt.Sprintf("%s: run this as root or as a member of group %s", text, group)
+}

@@ -1,0 +1,177 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Daemon is what the socket speaks for. Its methods may be called from many goroutines at once.
+type Daemon interface {
+	// Status returns how things stand now. It must not wait for disk or network: people ask when those hang. The
+	// caller may keep what it returns.
+	Status() Status
+
+	// Changed returns a channel that is closed at the next change of Status. Whoever asks for the channel first and
+	// the status second misses nothing.
+	Changed() <-chan struct{}
+
+	// Reload reads the configuration again. An error means that the old one stays in force, and says why.
+	Reload(context.Context) error
+
+	// Verify handshakes with every listener of the fleet for the named certificate, or for every one when name is "".
+	// The error is ErrUnknownCertificate (wrapped) when none is declared under that name.
+	Verify(ctx context.Context, name string) (Verification, error)
+}
+
+// Counter is implemented by a Daemon that has more to tell Prometheus than its Status holds.
+type Counter interface {
+	// Counters returns monotonic counts by full metric name, such as certswarm_orders_total.
+	Counters() map[string]float64
+}
+
+// ErrUnknownCertificate says that no certificate is declared under the name that was asked for.
+var ErrUnknownCertificate = errors.New("no certificate is declared under that name")
+
+const (
+	streamPause     = 100 * time.Millisecond // changes closer than this travel as one
+	streamHeartbeat = 10 * time.Second       // a watcher hears at least this often, so that silence means trouble
+	lineTimeout     = 10 * time.Second       // for a watcher to take one line
+	drainTimeout    = time.Second            // for requests under way when the daemon ends
+	headerTimeout   = 10 * time.Second
+)
+
+// Server answers on the control socket.
+type Server struct {
+	daemon Daemon
+	log    *slog.Logger
+	mux    *http.ServeMux
+}
+
+// NewServer returns a Server that speaks for daemon.
+func NewServer(daemon Daemon, log *slog.Logger) *Server {
+	s := &Server{daemon: daemon, log: log, mux: http.NewServeMux()}
+	s.mux.HandleFunc("GET /v1/status", s.status)
+	s.mux.HandleFunc("POST /v1/reload", s.reload)
+	s.mux.HandleFunc("POST /v1/verify", s.verify)
+	s.mux.HandleFunc("GET /metrics", s.metrics)
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// Serve answers on ln until ctx ends and closes it. Requests under way are cancelled with ctx and given a second to say
+// so. The error is nil when ctx was the reason.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	server := &http.Server{
+		Handler:           s,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: headerTimeout,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	drained := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(drained)
+		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		if server.Shutdown(within) != nil {
+			_ = server.Close() // those that did not end in time are cut off
+		}
+	})
+	err := server.Serve(ln)
+	if stop() {
+		_ = server.Close()
+		return fmt.Errorf("control socket: %w", err)
+	}
+	<-drained
+	return nil
+}
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Get("watch") == "" {
+		s.answer(w, http.StatusOK, s.daemon.Status())
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := http.NewResponseController(w)
+	lines := json.NewEncoder(w)
+	err := stream(r.Context(), s.daemon, func(status Status) error {
+		if err := out.SetWriteDeadline(time.Now().Add(lineTimeout)); err != nil {
+			return err
+		}
+		if err := lines.Encode(status); err != nil {
+			return err
+		}
+		return out.Flush()
+	})
+	s.log.Debug("a watcher of the status left", "reason", err)
+}
+
+// stream emits the status at once, then at every change and at least every streamHeartbeat, until ctx ends or emit
+// fails.
+func stream(ctx context.Context, daemon Daemon, emit func(Status) error) error {
+	for {
+		changed := daemon.Changed() // before Status: a change between the two is then seen twice, never missed
+		if err := emit(daemon.Status()); err != nil {
+			return err
+		}
+		if err := sleep(ctx, nil, streamPause); err != nil {
+			return err
+		}
+		if err := sleep(ctx, changed, streamHeartbeat-streamPause); err != nil {
+			return err
+		}
+	}
+}
+
+// sleep returns nil after d or when wake is closed, and the reason when ctx ends first.
+func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-wake:
+	case <-timer.C:
+	}
+	return nil
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	if err := s.daemon.Reload(r.Context()); err != nil {
+		s.answer(w, http.StatusUnprocessableEntity, refusal{err.Error()})
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
+	verification, err := s.daemon.Verify(r.Context(), r.URL.Query().Get("name"))
+	switch {
+	case errors.Is(err, ErrUnknownCertificate):
+		s.answer(w, http.StatusNotFound, refusal{err.Error()})
+	case err != nil:
+		s.answer(w, http.StatusUnprocessableEntity, refusal{err.Error()})
+	default:
+		s.answer(w, http.StatusOK, verification)
+	}
+}
+
+// refusal is the body of every answer that is not a success.
+type refusal struct {
+	Error string `json:"error"`
+}
+
+func (s *Server) answer(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	if err := json.NewEncoder(w).Encode(body); err != nil {
+		s.log.Debug("an answer on the control socket was not taken", "reason", err)
+	}
+}
