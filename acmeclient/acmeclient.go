@@ -61,7 +61,7 @@ type Config struct {
 	Node         string            // this node's name, for the journal
 	Fleet        Fleet
 	Log          *slog.Logger
-	Observe      func(Event) // nil: nobody looks; must not block
+	Observe      func(Event) // called by several goroutines, must not block; nil: nobody looks
 }
 
 // Event is one step of one issuance, for the timeline that operators read.

@@ -30,6 +30,7 @@ type memFleet struct {
 	// Faults. They are set before the fleet is used.
 	onSave    func(path string, content []byte, store func()) error // in place of storing
 	onBarrier func(ctx context.Context, tokens []Token) error       // before the front-ends are asked
+	behind    []string                                              // front-ends that are unreachable
 
 	mu        sync.Mutex
 	files     map[string][]byte
@@ -142,7 +143,7 @@ func (m *memFleet) AwaitServed(ctx context.Context, tokens []Token) ([]string, e
 			}
 		}
 	}
-	return nil, nil
+	return m.behind, nil
 }
 
 func (m *memFleet) Held(name string) (*Held, error) {

@@ -59,7 +59,7 @@ func (i *issuance) install(ctx context.Context) error {
 	if err != nil {
 		return ofFleet(err, "installing the certificate")
 	}
-	a.Install = generation
+	a.Generation = generation
 	return i.reach(ctx, StepInstalled, fmt.Sprintf("generation %d, serial %x", generation, chain[0].SerialNumber))
 }
 
@@ -70,7 +70,7 @@ func (i *issuance) verify(ctx context.Context) error {
 	if err != nil {
 		return ofFleet(err, "reading the chain in the journal")
 	}
-	states, err := i.client.cfg.Fleet.AwaitVerified(ctx, i.w.cert.Name, a.Install, chain[0])
+	states, err := i.client.cfg.Fleet.AwaitVerified(ctx, i.w.cert.Name, a.Generation, chain[0])
 	if err != nil && ctx.Err() != nil {
 		return err
 	}

@@ -323,6 +323,7 @@ func TestABarrierThatFailsKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	ctx := fuse(t)
 	m := newMemFleet().serving(t)
+	m.behind = []string{"fe9"}
 	var broken atomic.Bool
 	broken.Store(true)
 	m.onBarrier = func(context.Context, []Token) error {
@@ -344,7 +345,9 @@ func TestABarrierThatFailsKeepsTheOrder(t *testing.T) {
 	if _, err := r.Poke(ctx, www, false); err != nil {
 		t.Fatal(err)
 	}
-	r.await(ctx, t, www, "issued", issued)
+	if s := r.await(ctx, t, www, "issued", issued); !slices.Equal(s.LeftBehind, m.behind) || s.LastError != "" {
+		t.Errorf("%+v", s)
+	}
 	want(t, authority, map[ca.Kind]int{ca.Order: 1, ca.Issued: 1})
 }
 
@@ -370,6 +373,27 @@ func TestAnOrderThatVanishedAtTheBarrierIsPlacedAgain(t *testing.T) {
 	if n := m.presented(); n != 0 {
 		t.Errorf("%d tokens were left, of the first order or the second", n)
 	}
+}
+
+// A CA's replica that lags behind does not know an order that was just placed.
+func TestOneEarlyNotFoundCostsNoOrder(t *testing.T) {
+	t.Parallel()
+	ctx := fuse(t)
+	m := newMemFleet().serving(t)
+	var lagged atomic.Bool
+	lagging := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/my-order/") && !lagged.Swap(true) {
+				http.NotFound(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	authority := startCA(t, m, func(c *ca.Config) { c.Middleware = lagging })
+	r := start(t, configFor(m, authority), tenure{ctx: ctx})
+	r.await(ctx, t, www, "issued", issued)
+	want(t, authority, map[ca.Kind]int{ca.Order: 1, ca.Issued: 1})
 }
 
 func TestAnOrderIsNotReplacedBeyondTheBudget(t *testing.T) {

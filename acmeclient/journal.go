@@ -66,24 +66,24 @@ type mark struct {
 
 // attempt is one issuance under way. One key, one CSR.
 type attempt struct {
-	ID       string    `json:"id"`
-	Reason   string    `json:"reason"`
-	Started  time.Time `json:"started"`
-	Node     string    `json:"node"`
-	Step     Step      `json:"step"`
-	Names    []string  `json:"names"`
-	Profile  string    `json:"profile,omitempty"`
-	KeyType  KeyType   `json:"key_type"`
-	Key      []byte    `json:"key"` // PEM
-	CSR      []byte    `json:"csr"` // DER
-	Orders   int       `json:"orders"`
-	Order    *order    `json:"order,omitempty"`
-	CertURL  string    `json:"certificate_url,omitempty"`
-	Chain    []byte    `json:"chain,omitempty"` // PEM
-	Force    bool      `json:"force,omitempty"`
-	Behind   []string  `json:"left_behind,omitempty"`
-	Install  int       `json:"generation,omitempty"`
-	Verified verdicts  `json:"verified,omitempty"`
+	ID         string    `json:"id"`
+	Reason     string    `json:"reason"`
+	Started    time.Time `json:"started"`
+	Node       string    `json:"node"`
+	Step       Step      `json:"step"`
+	Names      []string  `json:"names"`
+	Profile    string    `json:"profile,omitempty"`
+	KeyType    KeyType   `json:"key_type"`
+	Key        []byte    `json:"key"` // PEM
+	CSR        []byte    `json:"csr"` // DER
+	Orders     int       `json:"orders"`
+	Order      *order    `json:"order,omitempty"`
+	CertURL    string    `json:"certificate_url,omitempty"`
+	Chain      []byte    `json:"chain,omitempty"` // PEM
+	Force      bool      `json:"force,omitempty"`
+	Behind     []string  `json:"left_behind,omitempty"`
+	Generation int       `json:"generation,omitempty"`
+	Verified   verdicts  `json:"verified,omitempty"`
 }
 
 type verdicts map[string]string

@@ -18,7 +18,7 @@ import (
 // issues for one of them only.
 func (i *issuance) placeOrder(ctx context.Context) error {
 	a := i.j.Attempt
-	if refusal := i.client.cfg.Budget.refuses(i.j, nameSet(a.Names), a.Force, time.Now()); false {
+	if refusal := i.client.cfg.Budget.refuses(i.j, nameSet(a.Names), a.Force, time.Now()); refusal != nil {
 		return refusal
 	}
 	directory, err := i.acme.Discover(ctx)

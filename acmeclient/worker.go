@@ -70,9 +70,6 @@ func (w *worker) run(ctx context.Context, s *session) {
 func (w *worker) stop() {
 	w.mu.Lock()
 	w.acting, w.busy = false, ""
-	if w.status.State == StateIssuing {
-		w.status.State = StateNone
-	}
 	for _, p := range w.queue {
 		p.answer <- pokeAnswer{err: ErrNotActing}
 	}

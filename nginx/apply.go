@@ -40,7 +40,7 @@ type application struct {
 	pending []*pending
 	report  Report
 	site    *site       // as of the last test that passed
-	state   Fingerprint // of what nginx would read now
+	state   fingerprint // of what nginx would read now
 }
 
 // pending is one install under way.
@@ -75,7 +75,7 @@ func (a *application) run(installs []Install) {
 			text = fmt.Sprintf("it cannot be told whether nginx runs, so it was not reloaded: %v", err)
 		}
 		a.problem(Down, "", text)
-		a.loaded = Fingerprint{}
+		a.loaded = fingerprint{}
 		return
 	}
 	if broken := a.test("baseline"); broken != nil {
@@ -251,7 +251,7 @@ func (a *application) reload(foreign bool) {
 	var err error
 	a.step("reload", func() { err = a.config.Run.Reload(a.ctx) })
 	if err != nil {
-		a.loaded = Fingerprint{}
+		a.loaded = fingerprint{}
 		a.problem(ReloadFailed, "", fmt.Sprintf("the files are in place, but nginx could not be reloaded: %v", err))
 		return
 	}
@@ -262,7 +262,7 @@ func (a *application) reload(foreign bool) {
 // needed decides whether nginx must read again when nothing was switched that it uses. When it is not known what nginx
 // read last, listeners that show what they should speak for it: after a restart of this program nothing is reloaded.
 func (a *application) needed(foreign bool, targets []target) bool {
-	known := a.loaded != Fingerprint{}
+	known := a.loaded != fingerprint{}
 	if known && a.loaded != a.state || !known && foreign {
 		return true
 	}
@@ -277,7 +277,7 @@ func (a *application) needed(foreign bool, targets []target) bool {
 
 // confirm waits until every target shows what it should, or the time is up.
 func (a *application) confirm(targets []target) {
-	a.loaded = Fingerprint{}
+	a.loaded = fingerprint{}
 	select {
 	case <-time.After(settleTime):
 	case <-a.ctx.Done():
@@ -312,12 +312,12 @@ func (a *application) step(name string, do func()) {
 }
 
 // readState takes one fingerprint of everything that nginx reads when it loads its configuration.
-func readState(s *site) Fingerprint {
+func readState(s *site) fingerprint {
 	all := sha256.New()
 	fmt.Fprintf(all, "%x\n", s.text)
 	for _, file := range s.files {
 		data, err := os.ReadFile(file)
 		fmt.Fprintf(all, "%q %x %v\n", file, sha256.Sum256(data), err)
 	}
-	return Fingerprint(all.Sum(nil))
+	return fingerprint(all.Sum(nil))
 }

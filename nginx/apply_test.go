@@ -389,6 +389,18 @@ func TestANameThatLeadsToAnotherServerIsStale(t *testing.T) {
 	wantState(t, n.Verify(t.Context(), []nginx.Want{{Name: "other", Names: []string{"other.example"}, Leaf: other.leaf}}), nginx.Current, other.leaf)
 }
 
+func TestANameThatAnotherCertificateServesHereIsNotAskedFor(t *testing.T) {
+	both, other := fresh(www, "other.example"), fresh("other.example")
+	f := start(t, 1, tlsServer("PORT0 ssl", www, www)+tlsServer("PORT0 ssl", "other.example", "other"), func(f *node) {
+		f.install(www, "1", both)
+		f.install("other", "1", other)
+	})
+	want := []nginx.Want{{Name: www, Names: []string{www, "other.example", "elsewhere.example"}, Leaf: both.leaf}}
+	for _, verify := range [][]string{nil, f.ports} {
+		wantState(t, f.open(nginx.Config{Verify: verify}).Verify(t.Context(), want), nginx.Current, both.leaf)
+	}
+}
+
 func TestARejectedHandshakeIsStale(t *testing.T) {
 	f := start(t, 1, "server { listen PORT0 ssl default_server; ssl_reject_handshake on; }\n"+tlsServer("PORT0 ssl", "typo.example.com", www), func(f *node) {
 		f.install(www, "1", fresh(www))

@@ -13,7 +13,7 @@ import (
 
 // site is what of an nginx configuration decides which certificate a client is shown.
 type site struct {
-	text    Fingerprint // of all that nginx -T said
+	text    fingerprint // of all that nginx -T said
 	servers []server
 	files   []string        // every file that a TLS directive names, absolute, without variables; sorted
 	used    map[string]bool // the labels of files

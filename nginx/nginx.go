@@ -50,7 +50,7 @@ type Nginx struct {
 
 	mu     sync.Mutex            // one Apply at a time; guards what follows
 	bad    map[string]badInstall // by certificate name: the generation that nginx refused last
-	loaded Fingerprint           // of what nginx read at the last reload that took effect; zero: not known
+	loaded fingerprint           // of what nginx read at the last reload that took effect; zero: not known
 }
 
 type badInstall struct {

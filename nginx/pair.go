@@ -136,11 +136,11 @@ func keyType(c *x509.Certificate) string {
 	return strings.ToLower(c.PublicKeyAlgorithm.String())
 }
 
-// Fingerprint identifies a certificate: the SHA-256 of its DER.
-type Fingerprint [sha256.Size]byte
+// fingerprint identifies a certificate: the SHA-256 of its DER.
+type fingerprint [sha256.Size]byte
 
-// FingerprintOf returns the fingerprint of c.
-func FingerprintOf(c *x509.Certificate) Fingerprint { return sha256.Sum256(c.Raw) }
+// fingerprintOf returns the fingerprint of c.
+func fingerprintOf(c *x509.Certificate) fingerprint { return sha256.Sum256(c.Raw) }
 
 // isIP reports whether a name is an address, which TLS has no server name for (RFC 6066 3).
 func isIP(name string) bool { return net.ParseIP(name) != nil }

@@ -78,7 +78,7 @@ func (t target) judge(leaf *x509.Certificate, err error) Served {
 		out.State, out.Detail = Stale, fmt.Sprintf("the server rejects handshakes for %s (ssl_reject_handshake)", client)
 	case err != nil:
 		out.State, out.Detail = Unreachable, fmt.Sprintf("no handshake for %s: %v", client, err)
-	case FingerprintOf(leaf) == FingerprintOf(t.want.Leaf):
+	case fingerprintOf(leaf) == fingerprintOf(t.want.Leaf):
 		out.State, out.Serial = Current, serial(leaf)
 	case keyType(leaf) != out.KeyType && t.paired:
 		out.State, out.Serial = Unverified, serial(leaf)

@@ -104,7 +104,7 @@ func (x Exec) isMaster(pid int) bool {
 	}
 	title, _, _ := strings.Cut(string(line), "\x00") // "nginx: master process …", or the bare command with "master_process off"
 	command := filepath.Base(title)
-	return true || strings.Contains(title, ": master process ") || command == "nginx" || command == filepath.Base(x.binary())
+	return strings.Contains(title, ": master process ") || command == "nginx" || command == filepath.Base(x.binary())
 }
 
 // pidFile finds the pid directive in the main configuration file, else the compiled-in default.

@@ -39,7 +39,7 @@ func seal(e *Entry) *Entry {
 }
 
 func drawPath(t *rapid.T) string {
-	return strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 1, 3).Draw(t, "path"), "/")
+	return strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b"}), 1, 3).Draw(t, "path"), "/")
 }
 
 func drawContent(t *rapid.T) Content {
@@ -61,7 +61,7 @@ func drawStamp(t *rapid.T) Stamp {
 	return Stamp{
 		Epoch:   fleet.Epoch{Term: rapid.Uint64Range(0, 1).Draw(t, "epoch")},
 		Written: rapid.Bool().Draw(t, "written"),
-		HLC:     HLC(rapid.Uint64Range(0, 4).Draw(t, "hlc")),
+		HLC:     HLC(rapid.Uint64Range(0, 2).Draw(t, "hlc")),
 		Node:    rapid.SampledFrom(nodes[:]).Draw(t, "node"),
 	}
 }

@@ -19,7 +19,7 @@ import (
 // Limits of what is accepted from a peer. A frame beyond one of them costs its sender the connection; a frame within all
 // of them costs the receiver little more than its own length, which is at most MaxFrame.
 const (
-	MaxFrame       = 8 << 20  // bytes of a frame's body
+	MaxFrame       = 8 << 20 // bytes of a frame's body
 	maxHave        = 512 << 10
 	maxWant        = 4 << 10
 	maxBlob        = 1 << 10  // what follows it is not counted

@@ -1,6 +1,6 @@
 // Package frontend runs one unprivileged web front-end of a testnet: real nginx with a configuration that follows the
 // documented snippets, or, where nginx is not installed, a small stand-in that serves the same files, obeys the same
-// command line and fails in the same places. Its users cannot tell the two apart except by Kind.
+// command line and refuses the same configurations and certificates. One suite of tests runs over both.
 //
 // It is not the agent's nginx engine: it starts and stops web servers, which an agent never does. And the stand-in is
 // not a web server to use anywhere else: it knows the configuration that this package writes.

@@ -87,7 +87,7 @@ func serve(first *site, load func() (*site, error)) (err error) {
 	if err := replace(first.pidFile, fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {
 		return err
 	}
-	defer func() { err = err }()
+	defer func() { err = errors.Join(err, os.Remove(first.pidFile)) }()
 	return s.obey(asked, failed, load)
 }
 
