@@ -363,7 +363,8 @@ func (d *Directory) recoverLocked() error {
 		frame, err := wire.Decode(payload[16+4], payload[16+wire.HeaderSize:])
 		o, ok := frame.(wire.Offer)
 		if err != nil || !ok {
-			return fmt.Errorf("the intent record of directory %s is damaged: %w", d.Name, err)
+			d.log.Warn("an intent cannot be read; the peers will offer again what it was about", "error", err)
+			continue
 		}
 		for _, e := range o.Entries {
 			d.r.scope.Rehash(e)

@@ -66,10 +66,17 @@ type Directory struct {
 
 	stirWork, stirSave, stirTime signal
 	rescan                       signal
+	inspections                  chan inspection
 }
 
 // signal wakes one goroutine; a second one before it woke is the same.
 type signal chan struct{}
+
+// inspection is somebody's wish to have everything read again, and what to do with it under the lock.
+type inspection struct {
+	do   func(*survey)
+	done chan struct{}
+}
 
 func newSignal() signal { return make(signal, 1) }
 
@@ -95,6 +102,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		stirSave:        newSignal(),
 		stirTime:        newSignal(),
 		rescan:          newSignal(),
+		inspections:     make(chan inspection),
 	}
 	defer func() {
 		if err != nil {
@@ -194,7 +202,7 @@ func (d *Directory) remember(s *Syncer) error {
 	d.r.fresh, d.r.seq, d.r.ceiling = m.fresh, m.seq, d.store.ceiling
 	for _, e := range m.entries {
 		d.r.x.Merge(e)
-		d.r.clock = max(d.r.clock, e.Stamp.HLC)
+		d.r.note(e.Stamp)
 	}
 	for o, seq := range m.held {
 		d.r.x.Hold(o, seq)

@@ -227,6 +227,13 @@ func (d *Directory) notice(ctx context.Context) {
 			rehash.Reset(rehashInterval)
 		case <-d.rescan:
 			all = true
+		case i := <-d.inspections:
+			s := d.survey(nil, true)
+			d.mu.Lock()
+			i.do(s)
+			d.mu.Unlock()
+			close(i.done)
+			continue
 		case <-retry.C:
 			paths, waiting = waiting, nil
 			delay = min(2*delay, retryLast)

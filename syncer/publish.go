@@ -219,6 +219,13 @@ func (d *Directory) Lookup(p index.Path) *index.Entry {
 	return d.r.x.Live(p)
 }
 
+// LatestEpoch returns the latest lease epoch that anything here was written under.
+func (d *Directory) LatestEpoch() fleet.Epoch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.r.epoch
+}
+
 // Find returns what the fleet has directly in dir.
 func (d *Directory) Find(dir index.Path) []*index.Entry {
 	d.mu.Lock()
@@ -305,18 +312,43 @@ var ErrNotHalted = errors.New("the directory is not halted")
 
 // Resume ends a halt. With accept what differs on this disk goes out to the fleet, deletions included; without, the fleet's files are put back
 // here.
-func (d *Directory) Resume(accept bool) error {
-	s := d.walk(index.Path{})
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.r.halt == "" {
+func (d *Directory) Resume(ctx context.Context, accept bool) error {
+	if d.halted() == "" {
 		return ErrNotHalted
 	}
-	d.reserveLocked(d.r.x.Len() + len(s.Found))
-	d.r.resume(time.Now(), s.Scan, accept)
-	d.stirLocked()
-	return nil
+	if err := d.disk.root.Replaced(); err != nil {
+		return fmt.Errorf("the directory is still not what it was: %w", err)
+	}
+	return d.inspect(ctx, func(s *survey) {
+		d.reserveLocked(d.r.x.Len() + len(s.Found))
+		d.r.resume(time.Now(), s.Scan, accept)
+		d.stirLocked()
+	})
 }
 
-// Rescan reads everything again, soon.
-func (d *Directory) Rescan() { d.rescan.wake() }
+func (d *Directory) halted() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.r.halt
+}
+
+// Rescan reads everything again and returns when what is on the disk by now is known, and on its way.
+func (d *Directory) Rescan(ctx context.Context) error {
+	return d.inspect(ctx, func(s *survey) { d.takeScanLocked(s) })
+}
+
+// inspect has everything read again and hands it to do, under the lock.
+func (d *Directory) inspect(ctx context.Context, do func(*survey)) error {
+	i := inspection{do: do, done: make(chan struct{})}
+	select {
+	case d.inspections <- i:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-i.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -3,6 +3,7 @@ package syncer
 import (
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"time"
 
 	"certswarm/internal/fleet"
@@ -17,7 +18,10 @@ const (
 	relayDelay   = time.Second      // an origin has this long to offer its own entries before others do
 	ackDelay     = 200 * time.Millisecond
 	futureLimit  = 10 * time.Minute // a stamp further in the future is refused
-	maxJobs      = 64               // offers waiting for the disk
+	maxJobs      = 64               // offers waiting for the disk, or for one that does
+	maxWaiting   = 64 << 20         // bytes of content that wait with them
+	maxEntries   = 1_000_000
+	maxOrigins   = wire.MaxOrigins / 4 // so that no greeting outgrows its frame
 )
 
 // rules is what a replica obeys; all of it is pure.
@@ -42,9 +46,10 @@ type rules struct {
 type replica struct {
 	rules
 	x       *index.Index
-	clock   index.HLC // the latest reading given or seen
-	seq     uint64    // the latest number given
-	ceiling uint64    // numbers up to here may be given: they are reserved on disk
+	clock   index.HLC   // the latest reading given or seen
+	epoch   fleet.Epoch // the latest lease epoch that anything was written under
+	seq     uint64      // the latest number given
+	ceiling uint64      // numbers up to here may be given: they are reserved on disk
 	durable index.Summary
 	dirty   map[index.Path]bool // entries that the disk does not have as the index has them
 	raised  bool                // the summary grew since it was last taken to disk
@@ -99,6 +104,7 @@ type job struct {
 	from    fleet.NodeID
 	entries []*index.Entry
 	inline  map[index.Digest][]byte
+	bytes   int // of what is inline
 	cover   cover
 	revert  bool // puts back what the fleet has; merges nothing
 	flying  bool // somebody is at it
@@ -248,10 +254,11 @@ func (r *replica) adopt(entries []*index.Entry) {
 
 // hello takes a peer's greeting: what it holds, from now on. A peer that is already known starts over.
 func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wire.Greeting) {
+	held := r.believable(g.Held)
 	r.peers[from] = &view{
-		acked:     g.Held.Clone(),
-		sent:      g.Held.Clone(),
-		announced: g.Held.Clone(),
+		acked:     held,
+		sent:      held.Clone(),
+		announced: held.Clone(),
 		told:      index.Summary{},
 		lagging:   map[index.Origin]time.Time{},
 	}
@@ -272,10 +279,14 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 	if v == nil {
 		return
 	}
+	if _, known := r.x.Held()[o.Origin]; !known && max(len(r.x.Held()), len(r.keys)) >= maxOrigins {
+		return
+	}
 	r.keys[o.Origin.Node] = o.Key
+	o = r.believableOffer(from, o)
 	v.announced.Raise(index.Summary{o.Origin: o.Through})
 	c := cover{origin: o.Origin, after: o.After, through: o.Through, volatile: true}
-	if len(r.jobs) >= maxJobs || o.After > r.expected(o.Origin) {
+	if r.full() || o.After > r.expected(o.Origin) {
 		v.again, v.haveAt = true, now.Add(ackDelay)
 		return
 	}
@@ -296,6 +307,9 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 		j.entries = append(j.entries, e)
 	}
 	j.cover = c
+	for _, content := range o.Inline {
+		j.bytes += len(content)
+	}
 	if len(j.entries) == 0 {
 		r.complete(now, c)
 		return
@@ -303,32 +317,19 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 	r.jobs = append(r.jobs, j)
 }
 
-// refuse says why this node will not take an entry, or "".
-func (r *replica) refuse(now time.Time, e *index.Entry) string {
-	switch file, _ := e.Content.(index.File); {
-	case !r.mayWrite(e.Origin.Node):
-		return fmt.Sprintf("%s is not one of the writers of %s", r.nameOf(e.Origin.Node), r.scope.Directory)
-	case !e.Stamp.Epoch.IsZero() && !r.mayLease(e.Origin.Node):
-		return fmt.Sprintf("%s may not hold the lease, yet wrote under one", r.nameOf(e.Origin.Node))
-	case e.Stamp.HLC > index.HLCOf(now.Add(futureLimit)):
-		return fmt.Sprintf("the clock of %s is %s ahead", r.nameOf(e.Origin.Node), e.Stamp.HLC.Time().Sub(now).Round(time.Second))
-	case file.Size > r.maxFile:
-		return fmt.Sprintf("%d bytes; max_file_size is %d", file.Size, r.maxFile)
-	}
-	return ""
-}
-
 // expected returns how far an origin will have been heard once all that is under way has landed.
 func (r *replica) expected(o index.Origin) uint64 {
-	seq := r.x.Held()[o]
-	for _, c := range r.covers {
-		if c.origin == o && c.after <= seq {
-			seq = max(seq, c.through)
-		}
-	}
+	coming := slices.Clone(r.covers)
 	for _, j := range r.jobs {
-		if j.cover.origin == o && j.cover.after <= seq {
-			seq = max(seq, j.cover.through)
+		coming = append(coming, j.cover)
+	}
+	seq := r.x.Held()[o]
+	for before := uint64(0); before != seq; { // what waits for a job may have come before it
+		before = seq
+		for _, c := range coming {
+			if c.origin == o && c.after <= seq {
+				seq = max(seq, c.through)
+			}
 		}
 	}
 	return seq
@@ -381,9 +382,10 @@ func (r *replica) have(now time.Time, from fleet.NodeID, h wire.Have) {
 	if v == nil {
 		return
 	}
-	v.acked.Raise(h.Held)
-	v.sent.Raise(h.Held)
-	v.announced.Raise(h.Held)
+	held := r.believable(h.Held)
+	v.acked.Raise(held)
+	v.sent.Raise(held)
+	v.announced.Raise(held)
 	if h.Again {
 		v.sent = v.acked.Clone()
 	}
@@ -416,9 +418,10 @@ func (r *replica) settled() bool {
 	return r.refusals == 0 && len(r.jobs) == 0 && r.durable.Covers(r.x.Held())
 }
 
-// forget drops tombstones once every member is known to have them.
+// forget drops tombstones once every member is known to have them. A job may hold what a tombstone is there to beat: it must
+// land, or lose, first.
 func (r *replica) forget() {
-	if r.x.Tombstones() == 0 {
+	if r.x.Tombstones() == 0 || len(r.jobs) > 0 {
 		return
 	}
 	all := []index.Summary{r.durable}

@@ -61,7 +61,15 @@ func (r *replica) plan(j *job) index.Plan {
 func (r *replica) land(e *index.Entry) {
 	r.x.Merge(e)
 	delete(r.deletes, e.Path)
-	r.clock = max(r.clock, e.Stamp.HLC)
+	r.note(e.Stamp)
+}
+
+// note keeps up with a stamp: this node's next ones must be later.
+func (r *replica) note(s index.Stamp) {
+	r.clock = max(r.clock, s.HLC)
+	if s.Epoch.Compare(r.epoch) > 0 {
+		r.epoch = s.Epoch
+	}
 }
 
 // finish takes the outcome of a job: done are the entries that the disk now shows. If something failed the job waits and
@@ -90,14 +98,13 @@ func (r *replica) finish(now time.Time, j *job, done []*index.Entry, failed bool
 
 // abandon gives a job up because its content is nowhere to be had; the peer is asked to start again, by when it may know better.
 func (r *replica) abandon(now time.Time, j *job) {
-	r.drop(j)
-	if v := r.peers[j.from]; v != nil && !j.revert {
-		v.again, v.haveAt = true, now.Add(time.Second)
+	if j.revert { // there is nobody to ask: it waits, like any failure
+		r.finish(now, j, nil, true)
+		return
 	}
-	if j.revert {
-		for _, e := range j.entries {
-			r.reverts[e.Path] = true
-		}
+	r.drop(j)
+	if v := r.peers[j.from]; v != nil {
+		v.again, v.haveAt = true, now.Add(time.Second)
 	}
 }
 
@@ -176,8 +183,8 @@ func (r *replica) offer(now time.Time, to fleet.NodeID, v *view, origin index.Or
 	entries := r.x.Since(origin, after, held)
 	n := frameful(entries)
 	o.Entries = entries[:n]
-	if n < len(entries) {
-		o.Through = entries[n-1].Batch
+	if n < len(entries) { // a batch's number may be a lie; this frame must not vouch for the next, nor for nothing
+		o.Through = max(entries[n-1].Seq, min(entries[n-1].Batch, entries[n].Seq-1))
 	}
 	v.sent[origin] = o.Through
 	delete(v.lagging, origin)
@@ -191,6 +198,9 @@ func frameful(entries []*index.Entry) int {
 	for i, e := range entries {
 		if f, ok := e.Content.(index.File); ok && f.Size <= wire.MaxInline {
 			inline += f.Size
+		}
+		if i == wire.MaxEntries && fits == 0 {
+			return i
 		}
 		if i == wire.MaxEntries || inline > wire.InlineBudget && fits > 0 {
 			return fits
@@ -257,16 +267,16 @@ func (r *replica) judgeDeletes(now time.Time) {
 	for _, d := range r.recent {
 		recent += d.files
 	}
+	lost := index.Lost(r.x, paths)
 	if index.Suspicious(r.x, paths, recent, r.maxDelete) {
-		r.stop(now, fmt.Sprintf("%d of %d files are gone at once; max_delete is %d%%", recent+len(paths), recent+r.x.Files(), r.maxDelete))
+		r.stop(now, fmt.Sprintf("%d of %d files are gone at once; max_delete is %d%%", recent+lost, recent+r.x.Files(), r.maxDelete))
 		return
 	}
 	slices.SortFunc(due, func(a, b index.Change) int { return cmp.Compare(b.Path.String(), a.Path.String()) })
-	before := r.x.Files()
 	r.author(due, func(index.Change) index.Stamp {
 		return index.Stamp{Written: true, HLC: r.tickClock(now), Node: r.self.Node}
 	})
-	r.recent = append(r.recent, deletion{now, before - r.x.Files()})
+	r.recent = append(r.recent, deletion{now, lost})
 }
 
 // wake returns when tick, work or next will have something to do by themselves; zero: never. What work and next could do

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,9 @@ type scripted struct {
 	statuses []control.Status // told one after the other; the last stays
 	reload   error
 	verify   control.Verification
+
+	rescans  atomic.Int32
+	accepted atomic.Bool
 }
 
 func (d *scripted) Status() control.Status {
@@ -47,6 +51,19 @@ func (d *scripted) Changed() <-chan struct{} {
 }
 
 func (d *scripted) Reload(context.Context) error { return d.reload }
+
+func (d *scripted) Rescan(context.Context) error {
+	d.rescans.Add(1)
+	return nil
+}
+
+func (d *scripted) Resume(_ context.Context, directory string, accept bool) error {
+	if directory != "certs" {
+		return fmt.Errorf("there is no directory %q", directory)
+	}
+	d.accepted.Store(accept)
+	return nil
+}
 
 func (d *scripted) Verify(_ context.Context, name string) (control.Verification, error) {
 	if name == "nobody" {
@@ -112,6 +129,13 @@ func TestCommandsAgainstADaemon(t *testing.T) {
 		"reload taken":   {&scripted{}, "reload --wait", 0, "", "the new configuration is in force"},
 		"reload refused": {&scripted{reload: errors.New("certswarm.yaml:3:1: no such key")}, "reload --wait", 1, "", "certswarm.yaml:3:1: no such key"},
 
+		"rescan":                  {&scripted{}, "rescan", 0, "", "every directory was read again"},
+		"resume":                  {&scripted{}, "resume certs --restore", 0, "", "directory certs goes on"},
+		"resume: unknown":         {&scripted{}, "resume cets --accept", 1, "", `there is no directory "cets"`},
+		"resume: which way":       {&scripted{}, "resume certs", 2, "", "either --restore or --accept"},
+		"resume: not both":        {&scripted{}, "resume certs --restore --accept", 2, "", "either --restore or --accept"},
+		"resume: which directory": {&scripted{}, "resume --restore", 2, "", "resume needs one directory"},
+
 		"verify: all current": {&scripted{verify: verified(control.Current)}, "verify", 0, "current", ""},
 		"verify: mismatch":    {&scripted{verify: verified(control.Unreachable, control.Stale)}, "verify www.example.com", 1, "stale", "1 of 2 handshakes show another certificate"},
 		"verify: unreachable": {&scripted{verify: verified(control.Current, control.Unreachable)}, "verify", 3, "unreachable", "1 of 2 handshakes failed"},
@@ -142,6 +166,29 @@ func TestCommandsAgainstADaemon(t *testing.T) {
 				t.Errorf("nothing should be said\nstdout: %s\nstderr: %s", stdout, stderr)
 			}
 		})
+	}
+}
+
+func TestWaitForSyncedCountsWhatWasWrittenJustBefore(t *testing.T) {
+	d := &scripted{statuses: []control.Status{healthyFleet()}}
+	if code, _, stderr := ask(serveControl(t, d), "wait", "--for", "synced"); code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	if n := d.rescans.Load(); n != 1 {
+		t.Errorf("%d rescans before the answer, not 1", n)
+	}
+}
+
+func TestResumePassesOnWhichWay(t *testing.T) {
+	for flag, accept := range map[string]bool{"--accept": true, "--restore": false} {
+		d := &scripted{}
+		d.accepted.Store(!accept)
+		if code, _, stderr := ask(serveControl(t, d), "resume", "certs", flag); code != 0 {
+			t.Fatalf("%s: exit %d: %s", flag, code, stderr)
+		}
+		if d.accepted.Load() != accept {
+			t.Errorf("%s reached the daemon the other way round", flag)
+		}
 	}
 }
 

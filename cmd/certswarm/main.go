@@ -28,6 +28,8 @@ func commands() []*cli.Command {
 		leaseCommand(),
 		waitCommand(),
 		verifyCommand(),
+		resumeCommand(),
+		rescanCommand(),
 		versionCommand(),
 	}
 }

@@ -17,10 +17,9 @@ import (
 
 func runCommand() *cli.Command {
 	return withGlobals(&cli.Command{
-		Name:  "run",
-		Usage: "the daemon: replicate, obtain, install, prove (systemd runs this)",
-		Description: "Logs to stderr, as JSON when that is no terminal. SIGHUP reads the configuration again; SIGTERM and SIGINT end it\n" +
-			"within five seconds.",
+		Name:        "run",
+		Usage:       "the daemon: replicate, obtain, install, prove (systemd runs this)",
+		Description: "Logs JSON lines to stderr. SIGHUP reads the configuration again; SIGTERM and SIGINT end it within five seconds.",
 		Action: func(c *cli.Context) error {
 			file := globalsOf(c).Config
 			return runDaemon(c.Context, file, c.App.ErrWriter)
@@ -37,23 +36,23 @@ func runDaemon(ctx context.Context, file string, stderr io.Writer) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	go func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-hangup:
-				// The agent itself logs a refusal and keeps it in the status.
-				if err := a.Reload(ctx); err != nil && ctx.Err() == nil {
-					continue
-				}
-			}
-		}
-	}()
+	go reloadOn(ctx, hangup, a)
 	err := a.Run(ctx)
 	var invalid config.Errors
 	if errors.As(err, &invalid) {
 		return fail(1, "%v", invalid)
 	}
 	return err
+}
+
+// reloadOn reloads at each signal. A refusal is in the log and in the status already: the agent puts it there.
+func reloadOn(ctx context.Context, hangup <-chan os.Signal, a *agent.Agent) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			_ = a.Reload(ctx)
+		}
+	}
 }

@@ -52,7 +52,18 @@ func wait(c *cli.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	why, err := await(ctx, control.Dial(globalsOf(c).Socket).Watch, name, goal)
+	daemon := control.Dial(globalsOf(c).Socket)
+	watch := daemon.Watch
+	if c.String("for") == "synced" {
+		// What was written just before the call counts, noticed or not.
+		watch = func(ctx context.Context, next func(control.Status) bool) error {
+			if err := daemon.Rescan(ctx); err != nil {
+				return err
+			}
+			return daemon.Watch(ctx, next)
+		}
+	}
+	why, err := await(ctx, watch, name, goal)
 	switch {
 	case errors.Is(err, control.ErrUnknownCertificate):
 		return fail(exitUsage, "%s: no certificate is declared under that name: certswarm certs", name)

@@ -236,6 +236,26 @@ func (a *Agent) Verify(ctx context.Context, name string) (control.Verification, 
 	return a.house.Load().verify(ctx, name)
 }
 
+// Rescan implements control.Daemon.
+func (a *Agent) Rescan(ctx context.Context) error {
+	for _, d := range a.house.Load().syncer.Directories() {
+		if err := d.Rescan(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Resume implements control.Daemon.
+func (a *Agent) Resume(ctx context.Context, directory string, accept bool) error {
+	for _, d := range a.house.Load().syncer.Directories() {
+		if d.Name == directory {
+			return d.Resume(ctx, accept)
+		}
+	}
+	return fmt.Errorf("there is no directory %q; see certswarm status", directory)
+}
+
 // Counters implements control.Counter.
 func (a *Agent) Counters() map[string]float64 {
 	out := map[string]float64{}

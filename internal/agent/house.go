@@ -288,14 +288,22 @@ func (h *house) logEvent(e acmeclient.Event) {
 func (h *house) run(ctx context.Context) error {
 	var errs [4]error
 	var engines, actors sync.WaitGroup
+	ctx, fall := context.WithCancel(ctx)
+	defer fall()
 	below, stopEngines := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopEngines()
-
-	engines.Go(func() { errs[0] = h.syncer.Run(below) })
-	engines.Go(func() { errs[1] = h.mesh.Run(below) })
-	engines.Go(func() { errs[2] = h.elector.Run(ctx) }) // the lease goes first of all: nobody acts during the shutdown
+	start := func(group *sync.WaitGroup, i int, ctx context.Context, run func(context.Context) error) {
+		group.Go(func() {
+			if errs[i] = run(ctx); errs[i] != nil {
+				fall() // a house without one of its engines does not stand
+			}
+		})
+	}
+	start(&engines, 0, below, h.syncer.Run)
+	start(&engines, 1, below, h.mesh.Run)
+	start(&engines, 2, ctx, h.elector.Run) // the lease goes first of all: nobody acts during the shutdown
 	if h.http01 != nil {
-		actors.Go(func() { errs[3] = h.serveChallenges(ctx) })
+		start(&actors, 3, ctx, h.serveChallenges)
 	}
 	for _, act := range []func(context.Context){h.act, h.keepServing, h.gossip, h.followChanges} {
 		actors.Go(func() { act(ctx) })
@@ -311,6 +319,9 @@ func (h *house) run(ctx context.Context) error {
 func (h *house) act(ctx context.Context) {
 	if h.acme == nil || !h.awaitSettled(ctx) {
 		return
+	}
+	for _, d := range h.syncer.Directories() {
+		h.elector.Saw(d.LatestEpoch())
 	}
 	for {
 		grant, err := h.elector.Await(ctx)
@@ -397,7 +408,11 @@ func (h *house) followChanges(ctx context.Context) {
 		follow(h.acme.Changed)
 	}
 	for _, d := range h.syncer.Directories() {
-		follow(d.Changed)
+		follow(func() <-chan struct{} {
+			changed := d.Changed()
+			h.elector.Saw(d.LatestEpoch())
+			return changed
+		})
 	}
 	all.Wait()
 }

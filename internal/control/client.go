@@ -89,6 +89,20 @@ func (c *Client) Verify(ctx context.Context, name string) (Verification, error) 
 	return v, err
 }
 
+// Rescan makes the daemon read every directory again, and returns when it has.
+func (c *Client) Rescan(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/rescan", nil)
+}
+
+// Resume ends a directory's halt; see Daemon.
+func (c *Client) Resume(ctx context.Context, directory string, accept bool) error {
+	query := url.Values{"directory": {directory}}
+	if accept {
+		query.Set("accept", "1")
+	}
+	return c.call(ctx, http.MethodPost, "/v1/resume?"+query.Encode(), nil)
+}
+
 // call sends a request and decodes its answer into answer, unless that is nil.
 func (c *Client) call(ctx context.Context, method, target string, answer any) error {
 	response, err := c.send(ctx, method, target)

@@ -27,6 +27,13 @@ type Daemon interface {
 	// Verify handshakes with every listener of the fleet for the named certificate, or for every one when name is "".
 	// The error is ErrUnknownCertificate (wrapped) when none is declared under that name.
 	Verify(ctx context.Context, name string) (Verification, error)
+
+	// Rescan reads every directory again and returns when what is on the disk by now is known.
+	Rescan(context.Context) error
+
+	// Resume ends a directory's halt: what was deleted is put back, or with accept the deletions go out to the fleet. The
+	// error says so when there is no such directory or no halt.
+	Resume(ctx context.Context, directory string, accept bool) error
 }
 
 // Counter is implemented by a Daemon that has more to tell Prometheus than its Status holds.
@@ -59,6 +66,8 @@ func NewServer(daemon Daemon, log *slog.Logger) *Server {
 	s.mux.HandleFunc("GET /v1/status", s.status)
 	s.mux.HandleFunc("POST /v1/reload", s.reload)
 	s.mux.HandleFunc("POST /v1/verify", s.verify)
+	s.mux.HandleFunc("POST /v1/rescan", s.rescan)
+	s.mux.HandleFunc("POST /v1/resume", s.resume)
 	s.mux.HandleFunc("GET /metrics", s.metrics)
 	return s
 }
@@ -144,7 +153,21 @@ func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) error {
 }
 
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
-	if err := s.daemon.Reload(r.Context()); err != nil {
+	s.done(w, s.daemon.Reload(r.Context()))
+}
+
+func (s *Server) rescan(w http.ResponseWriter, r *http.Request) {
+	s.done(w, s.daemon.Rescan(r.Context()))
+}
+
+func (s *Server) resume(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	s.done(w, s.daemon.Resume(r.Context(), query.Get("directory"), query.Get("accept") == "1"))
+}
+
+// done answers a command that has nothing to tell but its error.
+func (s *Server) done(w http.ResponseWriter, err error) {
+	if err != nil {
 		s.answer(w, http.StatusUnprocessableEntity, refusal{err.Error()})
 		return
 	}

@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +29,9 @@ type daemon struct {
 
 	reload func(context.Context) error
 	verify func(context.Context, string) (control.Verification, error)
+
+	rescans  atomic.Int32
+	accepted atomic.Bool
 }
 
 func (d *daemon) Status() control.Status {
@@ -50,6 +55,20 @@ func (d *daemon) set(s control.Status) {
 }
 
 func (d *daemon) Reload(ctx context.Context) error { return d.reload(ctx) }
+
+func (d *daemon) Rescan(context.Context) error {
+	d.rescans.Add(1)
+	return nil
+}
+
+func (d *daemon) Resume(_ context.Context, directory string, accept bool) error {
+	if directory != "certs" {
+		return fmt.Errorf("there is no directory %q", directory)
+	}
+	d.accepted.Store(accept)
+	return nil
+}
+
 func (d *daemon) Verify(ctx context.Context, name string) (control.Verification, error) {
 	return d.verify(ctx, name)
 }
