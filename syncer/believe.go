@@ -62,3 +62,15 @@ func (r *replica) refuse(now time.Time, e *index.Entry) string {
 	}
 	return ""
 }
+
+// tellRefusal has an origin told that its entry is not taken, once it is here; a relay can do nothing about it.
+func (r *replica) tellRefusal(now time.Time, refusal wire.Refusal) {
+	v := r.peers[refusal.Origin.Node]
+	switch {
+	case v == nil && len(r.untold[refusal.Origin.Node]) < wire.MaxRefusals:
+		r.untold[refusal.Origin.Node] = append(r.untold[refusal.Origin.Node], refusal)
+	case v != nil && len(v.refusals) < wire.MaxRefusals:
+		v.refusals = append(v.refusals, refusal)
+		v.haveAt = now
+	}
+}

@@ -2,7 +2,6 @@ package syncer
 
 import (
 	"crypto/ed25519"
-	"fmt"
 	"slices"
 	"time"
 
@@ -69,6 +68,7 @@ type replica struct {
 	halt       string // why nothing goes out, "" when it does
 	haltedAt   time.Time
 	refusals   int                             // entries this node refused
+	untold     map[fleet.NodeID][]wire.Refusal // what an origin that is not connected will have to hear
 	refusedBy  map[fleet.NodeID][]wire.Refusal // who does not take what this node wrote
 	clockAhead map[fleet.NodeID]time.Duration  // by how much a peer's clock is wrong, where it is too much
 }
@@ -123,6 +123,7 @@ func newReplica(r rules) *replica {
 		deletes:    map[index.Path]time.Time{},
 		reverts:    map[index.Path]bool{},
 		reverted:   map[index.Path]time.Time{},
+		untold:     map[fleet.NodeID][]wire.Refusal{},
 		refusedBy:  map[fleet.NodeID][]wire.Refusal{},
 		clockAhead: map[fleet.NodeID]time.Duration{},
 	}
@@ -262,6 +263,10 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 		told:      index.Summary{},
 		lagging:   map[index.Origin]time.Time{},
 	}
+	for _, refusal := range r.untold[from] {
+		r.tellRefusal(now, refusal)
+	}
+	delete(r.untold, from)
 	delete(r.clockAhead, from)
 	if ahead := clock.Sub(now); ahead > futureLimit || ahead < -futureLimit {
 		r.clockAhead[from] = ahead
@@ -298,10 +303,7 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 		}
 		if reason := r.refuse(now, e); reason != "" {
 			r.refusals++
-			if len(v.refusals) < wire.MaxRefusals {
-				v.refusals = append(v.refusals, wire.Refusal{Origin: e.Origin, Seq: e.Seq, Path: e.Path, Reason: reason})
-			}
-			v.haveAt = now
+			r.tellRefusal(now, wire.Refusal{Origin: e.Origin, Seq: e.Seq, Path: e.Path, Reason: reason})
 			continue
 		}
 		j.entries = append(j.entries, e)
@@ -324,11 +326,11 @@ func (r *replica) expected(o index.Origin) uint64 {
 		coming = append(coming, j.cover)
 	}
 	seq := r.x.Held()[o]
-	for before := uint64(0); before != seq; { // what waits for a job may have come before it
-		before = seq
+	for progress := true; progress; { // what waits for a job stands before it here
+		progress = false
 		for _, c := range coming {
-			if c.origin == o && c.after <= seq {
-				seq = max(seq, c.through)
+			if c.origin == o && c.after <= seq && c.through > seq {
+				seq, progress = c.through, true
 			}
 		}
 	}
@@ -390,7 +392,7 @@ func (r *replica) have(now time.Time, from fleet.NodeID, h wire.Have) {
 		v.sent = v.acked.Clone()
 	}
 	for _, refusal := range h.Refused {
-		if refusal.Origin.Node == r.self.Node && len(r.refusedBy[from]) < wire.MaxRefusals {
+		if refusal.Origin.Node == r.self.Node && len(r.refusedBy[from]) < wire.MaxRefusals && !slices.Contains(r.refusedBy[from], refusal) {
 			r.refusedBy[from] = append(r.refusedBy[from], refusal)
 		}
 	}

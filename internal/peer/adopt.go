@@ -84,9 +84,6 @@ func (m *Mesh) adopt(s *Session) error {
 	}
 	s.heard = time.Now()
 	l.session, l.lastError = s, ""
-	if l.stopAttempt != nil {
-		l.stopAttempt()
-	}
 	l.signalLocked()
 	m.changedLocked()
 	m.mu.Unlock()

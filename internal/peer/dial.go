@@ -65,7 +65,11 @@ func (m *Mesh) keepDialling(ctx context.Context, l *link, peer fleet.NodeID) {
 			wait = 0
 		default:
 			m.dialOnce(ctx, l)
-			wait = pause()
+			select {
+			case <-changed:
+			default:
+				wait = pause()
+			}
 		}
 	}
 }
@@ -85,7 +89,7 @@ func (m *Mesh) dialOnce(ctx context.Context, l *link) {
 	defer cancel()
 	m.mu.Lock()
 	member := l.member
-	l.stopAttempt = cancel // a session from the other side makes this handshake pointless
+	l.stopAttempt = cancel
 	m.mu.Unlock()
 
 	conn, err := m.connect(ctx, member)

@@ -76,6 +76,10 @@ func (m *Mesh) helloTo(s *Session) []byte {
 		said.Ended = l.ended
 	}
 	m.mu.Unlock()
+	return said.encode()
+}
+
+func (said hello) encode() []byte {
 	text, err := json.Marshal(said)
 	if err != nil || len(text) > helloMax {
 		panic(fmt.Sprintf("peer: a Hello of bounded strings has %d bytes: %v", len(text), err))

@@ -73,7 +73,7 @@ type Mesh struct {
 type link struct {
 	member      fleet.Member
 	stop        context.CancelFunc // ends its dialling for good; nil before Run
-	stopAttempt context.CancelFunc // ends the dial under way, if any
+	stopAttempt context.CancelFunc // ends the dial under way, if any: signalLocked calls it
 	greeting    bool               // a connection dialled from here is past its handshake and saying Hello
 	changed     chan struct{}      // closed and replaced when session or member changes
 	session     *Session           // nil: not connected
@@ -88,7 +88,7 @@ type PeerStatus struct {
 	Connected      bool
 	ConnectedSince time.Time     // zero when not connected
 	Address        string        // the remote end of the session; "" when not connected
-	RTT            time.Duration // smoothed; 0 when not connected
+	RTT            time.Duration // the smallest seen in this session; 0 when not connected
 	LastHeard      time.Time     // zero: never. While connected it moves when Peers is called, a live peer speaking every few seconds
 	Version        string        // the peer's software, "" when not connected
 	RosterDigest   [32]byte      // of the peer's own list, zero when not connected
@@ -325,7 +325,11 @@ func (m *Mesh) changedLocked() {
 	m.changed = make(chan struct{})
 }
 
+// signalLocked says that the session or the member changed: whoever dials thinks again.
 func (l *link) signalLocked() {
+	if l.stopAttempt != nil {
+		l.stopAttempt()
+	}
 	close(l.changed)
 	l.changed = make(chan struct{})
 }

@@ -153,8 +153,10 @@ func TestGarbageOnThePortChangesNothing(t *testing.T) {
 		}
 		w.pass(20 * time.Second)
 		w.sameSession(0, 1)
-		if w.nodes[0].sessions != 1 || w.nodes[0].mesh.gate.inFlight != 0 {
-			t.Errorf("%d sessions, %d handshakes in flight", w.nodes[0].sessions, w.nodes[0].mesh.gate.inFlight)
+		for i, n := range w.nodes {
+			if n.sessions != 1 || n.mesh.gate.inFlight != 0 {
+				t.Errorf("fe%d: %d sessions, %d handshakes in flight", i+1, n.sessions, n.mesh.gate.inFlight)
+			}
 		}
 	})
 }
@@ -209,6 +211,38 @@ func TestAChangedListIsTold(t *testing.T) {
 	})
 }
 
+func TestOnlyLaterWordsCount(t *testing.T) {
+	pair(t, nil, func(t *testing.T, w *world, s *Session) {
+		said := hello{
+			Format: helloFormat, Cluster: "edge", Instance: w.nodes[0].mesh.instance, Roster: make([]byte, 32),
+		}
+		for _, c := range []struct {
+			revision uint64
+			version  string
+			want     string
+		}{{10, "ten", "ten"}, {9, "nine", "ten"}, {11, "eleven", "eleven"}} {
+			said.Revision, said.Version = c.revision, c.version
+			stream, err := s.open(t.Context(), append([]byte{byte(purposeHello)}, said.encode()...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.pass(10 * time.Millisecond)
+			stream.Close()
+			if got := w.status(1, 0).Version; got != c.want {
+				t.Errorf("after revision %d: %q", c.revision, got)
+			}
+		}
+		said.Cluster = "staging"
+		if _, err := s.open(t.Context(), append([]byte{byte(purposeHello)}, said.encode()...)); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(10 * time.Millisecond)
+		if w.status(1, 0).Connected {
+			t.Error("a peer that changed its cluster is still talked to")
+		}
+	})
+}
+
 // The list may change at any moment of an exchange of Hellos; what counts in the end is the last one.
 func TestAListThatChangesDuringTheHelloIsTold(t *testing.T) {
 	grown := func(w *world, i int) fleet.Roster {
@@ -239,6 +273,11 @@ func TestNewAddressesAreDialledAtOnce(t *testing.T) {
 		w.start(0, func(c *Config, _ *node) { c.Roster = rosterOf(t, w.member(0), lost) })
 		w.start(1, func(c *Config, _ *node) { c.Roster = rosterOf(t, fleet.Member{Name: "fe1", ID: w.nodes[0].id.ID()}) })
 		w.pass(time.Minute)
+		w.until(dialWait+pauseMax, "a dial that has just begun", func() bool {
+			w.nodes[0].mesh.mu.Lock()
+			defer w.nodes[0].mesh.mu.Unlock()
+			return w.nodes[0].mesh.links[w.nodes[1].id.ID()].stopAttempt != nil
+		})
 		if text := w.status(0, 1).LastError; !strings.Contains(text, "10.9.9.9:1: no answer") {
 			t.Errorf("fe1 says %q", text)
 		}
@@ -247,19 +286,22 @@ func TestNewAddressesAreDialledAtOnce(t *testing.T) {
 		}
 		lost.Addresses = append(lost.Addresses, w.nodes[1].address) // the second is tried though the first is silent
 		w.nodes[0].mesh.SetRoster(rosterOf(t, w.member(0), lost))
-		w.until(5*time.Second, "new address", func() bool { return w.connected(0, 1) })
+		w.until(stagger+100*time.Millisecond, "new address", func() bool { return w.connected(0, 1) })
 	})
 }
 
 // A node whose key is listed may still be hostile or broken: it costs no more than its own connection.
 func TestAPeerThatBreaksTheProtocolIsDropped(t *testing.T) {
-	for name, first := range map[string][]byte{
-		"silent":               nil,
-		"no Hello first":       {byte(PurposeSync), 1, 2, 3},
-		"a Hello cut short":    {byte(purposeHello), 0, 9, '{'},
-		"an oversize Hello":    {byte(purposeHello), 0xff, 0xff},
-		"a Hello that is text": append([]byte{byte(purposeHello), 0, 5}, "hello"...),
-		"an old Hello":         append([]byte{byte(purposeHello), 0, 12}, `{"format":0}`...),
+	for name, c := range map[string]struct {
+		first []byte
+		most  time.Duration
+	}{
+		"silent":               {nil, helloWait},
+		"a Hello cut short":    {[]byte{byte(purposeHello), 0, 9, '{'}, helloWait},
+		"no Hello first":       {[]byte{byte(PurposeSync), 1, 2, 3}, 0},
+		"an oversize Hello":    {[]byte{byte(purposeHello), 0xff, 0xff}, 0},
+		"a Hello that is text": {append([]byte{byte(purposeHello), 0, 5}, "hello"...), 0},
+		"an old Hello":         {append([]byte{byte(purposeHello), 0, 12}, `{"format":0}`...), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, 3, time.Millisecond, func(t *testing.T, w *world) {
@@ -278,19 +320,22 @@ func TestAPeerThatBreaksTheProtocolIsDropped(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if first != nil {
+				if c.first != nil {
 					stream, err := dialled.OpenStream()
 					if err != nil {
 						t.Fatal(err)
 					}
-					if _, err := stream.Write(first); err != nil {
+					if _, err := stream.Write(c.first); err != nil {
 						t.Fatal(err)
 					}
 				}
 				begin := time.Now()
 				<-dialled.Context().Done()
-				if took := time.Since(begin); took > helloWait+time.Second {
+				if took := time.Since(begin); took > c.most+100*time.Millisecond {
 					t.Errorf("it held on for %s", took)
+				}
+				if got := w.nodes[0].mesh.Refusals().Counts[ReasonProtocol]; c.most == 0 && got != 1 {
+					t.Errorf("counted %d times", got)
 				}
 				if got := len(w.nodes[0].mesh.Sessions()); got != 1 || w.nodes[0].sessions != 1 {
 					t.Errorf("%d sessions now, %d ever", got, w.nodes[0].sessions)

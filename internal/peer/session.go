@@ -93,8 +93,9 @@ func (s *Session) Dialled() bool { return s.dialled }
 // Address returns the remote end of the connection as host:port.
 func (s *Session) Address() string { return s.conn.RemoteAddr().String() }
 
-// RTT returns the smoothed round-trip time.
-func (s *Session) RTT() time.Duration { return s.conn.ConnectionStats().SmoothedRTT }
+// RTT returns the smallest round-trip time seen. On a connection that is mostly idle the smoothed one is made of
+// delayed acknowledgements and of how busy both ends were during the handshake.
+func (s *Session) RTT() time.Duration { return s.conn.ConnectionStats().MinRTT }
 
 // Close ends the session; the peer is told reason. Both sides will connect again unless the list forbids it.
 func (s *Session) Close(reason string) { s.end(codeClosed, reason) }

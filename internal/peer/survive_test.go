@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -39,6 +40,19 @@ func TestADeadPeerIsNoticedAndAHealedOneFound(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestTheSilenceBeforeTheEndIsNotHearing(t *testing.T) {
+	inWorld(t, 2, time.Millisecond, func(t *testing.T, w *world) {
+		w.startAll()
+		w.pass(time.Minute)
+		w.isolate(1)
+		cut := time.Now()
+		w.pass(deadWithin)
+		if heard := w.status(0, 1).LastHeard; heard.Sub(cut).Abs() > keepAlive+100*time.Millisecond {
+			t.Errorf("last heard %s after it was cut off", heard.Sub(cut))
+		}
+	})
 }
 
 // However long an outage is, in one direction or both, both sides end up with the same session soon after it.
@@ -147,6 +161,21 @@ func TestARestartedPeerTakesItsPlaceAtOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The arbiter's verdicts travel on different connections, so that an earlier one may arrive later.
+func TestALateVerdictIsNotFollowed(t *testing.T) {
+	inWorld(t, 2, time.Millisecond, func(t *testing.T, w *world) {
+		w.startAll()
+		follower := w.nodes[1].mesh
+		current, _ := follower.Session(w.nodes[0].id.ID())
+		late := &Session{mesh: follower, peer: current.peer, hello: current.hello, name: current.name}
+		late.name.Number--
+		if err := follower.adopt(late); !errors.Is(err, errDuplicate) {
+			t.Errorf("adopt: %v", err)
+		}
+		w.sameSession(0, 1)
+	})
 }
 
 func TestSupersedes(t *testing.T) {

@@ -57,6 +57,9 @@ func TestEntriesRoundTrip(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, sent) {
 			t.Fatalf("sent\n%+v\ngot\n%+v, %v", sent, got, err)
 		}
+		if _, err := DecodeEntry(sent.Origin, append(EncodeEntry(sent), 0)); err == nil {
+			t.Fatal("a byte too many was taken")
+		}
 	})
 }
 
@@ -267,10 +270,12 @@ func TestRefusedByTheirMeaning(t *testing.T) {
 	twoOrigins := Have{Held: index.Summary{{Node: fleet.NodeID(low)}: 1, {Node: fleet.NodeID(high)}: 1}}
 	twoContents := offerOf(anEntry(index.Tombstone{}), anEntry(index.Tombstone{}))
 	twoContents.Inline = map[index.Digest][]byte{index.Digest(low): nil, index.Digest(high): nil}
+	withEpoch := with(func(e *index.Entry) { e.Stamp.Epoch.Nonce = 0x0909090909090909 })
 	noEntry := offerOf()
 	noEntry.Inline = map[index.Digest][]byte{{}: nil}
 
 	for name, b := range map[string][]byte{
+		"an epoch that is none":       bytes.Replace(Encode(withEpoch), []byte{9, 9, 9, 9, 9, 9, 9, 9}, make([]byte, 8), 1),
 		"number zero":                 Encode(with(func(e *index.Entry) { e.Seq, e.Batch = 0, 5 })),
 		"a batch before its entry":    Encode(with(func(e *index.Entry) { e.Seq, e.Batch = 9, 8 })),
 		"an end before all time":      Encode(with(func(e *index.Entry) { e.Expires = -1 })),

@@ -2,7 +2,7 @@
 // for each, and a certificate authority, all on addresses of the loopback network. It needs neither root nor
 // preparation.
 //
-// It observes the fleet only as its operators could: by the control sockets, the logs, the files and the network. It does
+// It looks at the fleet only as its operators could: by the control sockets, the logs, the files and the network. It does
 // not judge: that is for the demo and the tests. A fleet in one process and in virtual time is something else.
 package real
 
@@ -14,59 +14,188 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
+	"time"
 
 	"certswarm/testnet/ca"
-	"certswarm/testnet/frontend"
 )
 
 // Config is what a fleet is made of.
 type Config struct {
 	Binary    string   // the certswarm program; see Build
-	Addresses []string // one node each, named fe1, fe2, ...; the first is the first issuer, hence the holder of the lease
+	Addresses []string // one node each; the first is the first issuer, hence the holder of the lease
+	Cluster   string   // empty: testnet
+	Prefix    string   // nodes are called PREFIX1, PREFIX2, ...; empty: fe
+	Others    []Peer   // members of the roster that this fleet does not start
 
-	// Names are those of the one certificate; the first is also its name under live/. Without names there is neither CA nor
-	// front-end: the fleet only replicates.
-	Names      []string
-	FrontEnd   string       // nginx; "" and frontend.Standin as in frontend.Config
-	Broken     map[int]bool // which front-ends answer 404 where the CA looks
+	// Names are those of the one certificate; the first is also its name under live/. Without names there is neither a
+	// CA nor a front-end: the fleet only replicates.
+	Names    []string
+	Broken   map[string]bool // nodes whose front-end answers 404 where the CA looks
+	FrontEnd string          // "", a path or frontend.Standin, as frontend.Config.Binary
+
+	// Middleware stands between the network and the CA, as in ca.Config.
 	Middleware func(http.Handler) http.Handler
 }
 
-// Fleet is a running fleet. Its owner calls Stop. It belongs to one goroutine.
+// Fleet is a running fleet. Its owner calls Stop. All but its nodes' logs belongs to one goroutine.
 type Fleet struct {
-	Dir     string // everything that the fleet writes is in it
-	Cluster string
-	Nodes   []*Node
-	CA      *ca.CA // nil without certificates
+	Dir   string // everything that the fleet writes is in it
+	Nodes []*Node
+	CA    *ca.CA // nil without certificates
 
-	config     Config
-	roots      string         // file with the roots of the CA's own TLS
-	strangers  map[int]string // further peers of the roster, by their place in it
-	peerPort   int
-	httpPort   int
-	httpsPort  int
-	openCA     func() // lets requests through to the CA
-	stopAgents []func() error
+	config  Config
+	ports   ports
+	openCA  func() // lets requests through to the CA
+	closeCA context.CancelFunc
 }
 
-// Loopback returns the addresses 127.0.0.2, 127.0.0.3 and so on.
+// Peer is a member of the roster.
+type Peer struct{ Name, ID, Address string } // Address is HOST:PORT (UDP)
+
+// Loopback returns the addresses 127.0.0.2, 127.0.0.3 and so on, which Linux answers on without having been told to.
 func Loopback(n int) []string {
-	var addresses []string
-	for i := range n {
-		addresses = append(addresses, fmt.Sprintf("127.0.0.%d", i+2))
+	addresses := make([]string, n)
+	for i := range addresses {
+		addresses[i] = fmt.Sprintf("127.0.0.%d", i+2)
 	}
 	return addresses
 }
 
-// Build compiles the certswarm program of this module into dir and returns its path.
+// Build compiles this module's certswarm into dir and returns the program's path.
 func Build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "certswarm")
 	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", binary, "certswarm/cmd/certswarm")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build certswarm/cmd/certswarm: %w\n%s", err, output)
+		return "", fmt.Errorf("certswarm cannot be built: %w\n%s", err, output)
 	}
 	return binary, nil
 }
+
+// Start starts a fleet and returns when every agent is ready and every front-end answers. Only then the CA opens its
+// doors, so that nothing has been asked of it when Start returns but by an agent that was just as quick. The context
+// bounds the start alone.
+func Start(ctx context.Context, c Config) (f *Fleet, err error) {
+	if c.Cluster == "" {
+		c.Cluster = "testnet"
+	}
+	if c.Prefix == "" {
+		c.Prefix = "fe"
+	}
+	f = &Fleet{config: c}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Stop(), f.Remove())
+		}
+	}()
+	if f.Dir, err = os.MkdirTemp("", "certswarm-"); err != nil {
+		return f, err
+	}
+	if f.ports, err = freePorts(c.Addresses); err != nil {
+		return f, err
+	}
+	if len(c.Names) > 0 {
+		if err := f.startCA(); err != nil {
+			return f, err
+		}
+	}
+	for i, address := range c.Addresses {
+		n, err := f.newNode(ctx, fmt.Sprintf("%s%d", c.Prefix, i+1), address)
+		if err != nil {
+			return f, err
+		}
+		f.Nodes = append(f.Nodes, n)
+	}
+	if err := f.WriteConfigs(f.Nodes...); err != nil {
+		return f, err
+	}
+	if err := f.each((*Node).Start, ctx); err != nil {
+		return f, err
+	}
+	if f.CA != nil {
+		if err := f.each((*Node).startFrontEnd, ctx); err != nil {
+			return f, err
+		}
+		f.openCA()
+	}
+	return f, nil
+}
+
+// startCA starts a CA that keeps everybody waiting until openCA is called.
+func (f *Fleet) startCA() error {
+	opened := make(chan struct{})
+	f.openCA = sync.OnceFunc(func() { close(opened) })
+	var ctx context.Context
+	ctx, f.closeCA = context.WithCancel(context.Background())
+	authority, err := ca.Start(ctx, ca.Config{
+		Addresses: f.config.Addresses, HTTPPort: f.ports.http,
+		Middleware: func(next http.Handler) http.Handler {
+			if f.config.Middleware != nil {
+				next = f.config.Middleware(next)
+			}
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				select {
+				case <-opened:
+					next.ServeHTTP(w, r)
+				case <-r.Context().Done():
+				}
+			})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	f.CA = authority
+	return os.WriteFile(f.caFile(), authority.Root(), 0o644)
+}
+
+func (f *Fleet) caFile() string { return filepath.Join(f.Dir, "ca.pem") }
+
+// each does something with every node, all at once.
+func (f *Fleet) each(do func(*Node, context.Context) error, ctx context.Context) error {
+	errs := make([]error, len(f.Nodes))
+	var all sync.WaitGroup
+	for i, n := range f.Nodes {
+		all.Go(func() { errs[i] = do(n, ctx) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// Stop ends what runs, in the opposite order in which it was started, and waits for it. The error says what did not end
+// well. The files stay.
+func (f *Fleet) Stop() error {
+	for _, n := range f.Nodes {
+		if n.FrontEnd != nil {
+			n.FrontEnd.Stop()
+		}
+	}
+	err := f.each(func(n *Node, _ context.Context) error { return n.Stop() }, context.Background())
+	if f.CA != nil {
+		err = errors.Join(err, f.CA.Close())
+		f.closeCA()
+	}
+	return err
+}
+
+// Remove deletes the fleet's files.
+func (f *Fleet) Remove() error {
+	if f.Dir == "" {
+		return nil
+	}
+	return os.RemoveAll(f.Dir)
+}
+
+// Node returns the node called name; it panics if there is none.
+func (f *Fleet) Node(name string) *Node {
+	for _, n := range f.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	panic("real: no node is called " + name)
+}
+
+// stopPatience is more than the five seconds in which an agent promises to end.
+const stopPatience = 10 * time.Second

@@ -204,7 +204,6 @@ func (v *checker) certificate(c *Certificate, path string) {
 }
 
 func (v *checker) key(c Certificate, path string) {
-	distinct(v, path+".key", c.Key)
 	if len(c.Key) == 0 || len(c.Key) > 2 || len(c.Key) == 2 && c.Key[0].isRSA() == c.Key[1].isRSA() {
 		v.refuse(path+".key", "key: neither one type nor a pair", "write one type, or [ecdsa-p256, rsa-2048]")
 	}

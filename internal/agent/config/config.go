@@ -202,11 +202,7 @@ func (d Directory) MayWrite(m fleet.Member) bool {
 	return false
 }
 
-// member is p in the fleet's vocabulary.
+// member is p, which is valid, in the fleet's vocabulary.
 func (p Peer) member() fleet.Member {
-	m := fleet.Member{Name: p.Name, ID: p.ID, Addresses: p.Addresses}
-	if len(p.Roles) > 0 {
-		m.Role = fleet.Role(p.Roles[0])
-	}
-	return m
+	return fleet.Member{Name: p.Name, ID: p.ID, Addresses: p.Addresses, Role: fleet.Role(p.Roles[0])}
 }

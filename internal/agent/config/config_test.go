@@ -3,6 +3,7 @@ package config_test
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -102,6 +103,24 @@ certificates:
 	}
 	if got := time.Duration(documented.ACME.Retry[2]); got != 100*time.Minute {
 		t.Errorf("the third pause is %s", got)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	directories := "directories:\n"
+	for i := range 101 {
+		directories += fmt.Sprintf("  - {name: d%d, path: /d%d}\n", i, i)
+	}
+	peers := "peers:\n"
+	for i := range 1001 {
+		peers += fmt.Sprintf("  - {name: fe%d, id: %s, addresses: [\"fe%d:7443\"]}\n", i, fleet.NodeID{1, byte(i >> 8), byte(i)}, i)
+	}
+	tree(t, map[string]string{"a.yaml": head + peers + directories})
+	_, err := config.Load([]string{"a.yaml"})
+	want := "a.yaml:4:3: peers: 1001 are more than the 1000 that a fleet can have; write at most 1000\n" +
+		"a.yaml:1006:3: directories: 101 are more than the 100 that a fleet can have; write at most 100"
+	if err == nil || err.Error() != want {
+		t.Errorf("want\n%s\ngot\n%v", want, err)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"certswarm/internal/fleet"
 )
 
 // refusal is why a text is not a value of some type, and what to write instead.
@@ -142,7 +144,9 @@ type choice interface{ choices() []string }
 // Role is what a peer is for; the values are those of fleet.Role.
 type Role string
 
-func (Role) choices() []string { return []string{"issuer", "member", "witness"} }
+func (Role) choices() []string {
+	return []string{string(fleet.Issuer), string(fleet.Receive), string(fleet.Witness)}
+}
 
 // KeyType is the kind of a certificate's key.
 type KeyType string

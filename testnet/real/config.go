@@ -1,0 +1,76 @@
+package real
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"text/template"
+)
+
+// configText is an agent's configuration. Everything is spelt as an operator would; what is not here has its default.
+var configText = template.Must(template.New("certswarm.yaml").Funcs(template.FuncMap{"q": quoted}).Parse(`version: 1
+cluster: {{q .Config.Cluster}}
+state_dir: {{q .Node.State}}
+control_socket: {{q .Node.Socket}}
+listen: {{q .Node.Listen}}
+peers:
+{{- range .Peers}}
+  - name: {{q .Name}}
+    id: {{q .ID}}
+    addresses: [{{q .Address}}]
+{{- end}}
+directories:
+  - name: certs
+    path: {{q .Node.Certs}}
+{{- if .Config.Names}}
+acme:
+  directory: {{q .Directory}}
+  ca_file: {{q .CAFile}}
+  email: ops@example.com
+  accept_terms: true
+  http01_address: {{q .Node.HTTP}}
+  http01_socket: {{q .Node.FrontEndConfig.Socket}}
+certificates:
+  - name: {{q (index .Config.Names 0)}}
+    names:
+{{- range .Config.Names}}
+      - {{q .}}
+{{- end}}
+nginx:
+  binary: {{q .Node.FrontEndPaths.Binary}}
+  config: {{q .Node.FrontEndPaths.ConfigFile}}
+  prefix: {{q .Node.FrontEndPaths.Prefix}}
+{{- end}}
+`))
+
+// quoted writes a text as YAML takes it whatever is in it.
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+
+// WriteConfigs writes the configuration of every node, with members (and Config.Others) as the roster. Agents that run
+// do not take notice of it before they are told to reload.
+func (f *Fleet) WriteConfigs(members ...*Node) error {
+	var peers []Peer
+	for _, n := range members {
+		peers = append(peers, n.Peer())
+	}
+	peers = append(peers, f.config.Others...)
+	for _, n := range f.Nodes {
+		var text strings.Builder
+		values := struct {
+			Config            Config
+			Node              *Node
+			Peers             []Peer
+			Directory, CAFile string
+		}{Config: f.config, Node: n, Peers: peers, CAFile: f.caFile()}
+		if f.CA != nil {
+			values.Directory = f.CA.DirectoryURL()
+		}
+		if err := configText.Execute(&text, values); err != nil {
+			return fmt.Errorf("the configuration of %s: %w", n.Name, err)
+		}
+		if err := os.WriteFile(n.ConfigFile, []byte(text.String()), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
