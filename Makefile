@@ -76,7 +76,7 @@ cover: ## measure what the tests reach; the page is bin/cover.html
 
 .PHONY: build
 build: ## build bin/certswarm, static, with the version that git describes
-	@$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/certswarm ./cmd/certswarm
+	@$(GO) build -trimpath -tags urfave_cli_no_docs -ldflags '-s -w -X main.version=$(VERSION)' -o bin/certswarm ./cmd/certswarm
 
 bin/certswarm:
 	@$(MAKE) build

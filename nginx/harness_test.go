@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"certswarm/internal/durable"
+	"certswarm/internal/need"
 	"certswarm/nginx"
 )
 
@@ -113,9 +114,7 @@ type node struct {
 // newNode makes a store and reserves n ports.
 func newNode(t *testing.T, n int) (*node, []*net.TCPListener) {
 	t.Helper()
-	if _, err := exec.LookPath("nginx"); err != nil {
-		t.Fatal("these tests need the real nginx: make deps")
-	}
+	need.Tool(t, "nginx")
 	f := &node{T: t, prefix: t.TempDir()}
 	f.dir = filepath.Join(f.prefix, "certs")
 	f.must(os.MkdirAll(filepath.Join(f.dir, "acme", ".well-known", "acme-challenge"), 0o755))

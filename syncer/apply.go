@@ -1,13 +1,13 @@
 package syncer
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"time"
@@ -54,7 +54,8 @@ type landing struct {
 
 // apply brings one job to the disk. The order of effects:
 //
-//	stage every file beside its target         nothing visible has changed; a crash leaves temporaries, which are swept
+//	directories that replace files or links    they are of use to nobody yet, and needed for what comes next
+//	stage every file beside its target         nothing else visible has changed; a crash leaves temporaries, which are swept
 //	write the intent (synced if it is a batch) COMMIT 2: wholly staged; a crash from here on is finished by recoverLocked
 //	under the lock, for each step:
 //	    what the disk shows is what the replica thinks, else that is observed first
@@ -65,9 +66,12 @@ type landing struct {
 func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 	l := &landing{job: j, token: newToken(), dirs: map[index.Path]bool{}}
 	d.mu.Lock()
-	plan := d.r.plan(j)
+	plan, err := d.makeWayLocked(l)
 	d.mu.Unlock()
-	staged, err := d.stage(ctx, l, plan)
+	var staged []*index.Entry
+	if err == nil {
+		staged, err = d.stage(ctx, l, plan)
+	}
 	defer func() {
 		for _, e := range staged {
 			l.fail(d.disk.root.Unstage(e.Path.String(), l.stagedAs(e)))
@@ -88,7 +92,7 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 	if l.err == nil {
 		d.land(l)
 		for dir := range l.dirs {
-			l.fail(d.disk.root.SyncDir(rootOr(dir)))
+			l.fail(d.syncDir(dir))
 		}
 	}
 	d.mu.Lock()
@@ -111,6 +115,14 @@ func (l *landing) fail(err error) {
 	}
 }
 
+// syncDir makes the names in a directory durable. One that made way for a file or a link meanwhile has none.
+func (d *Directory) syncDir(dir index.Path) error {
+	if err := d.disk.root.SyncDir(rootOr(dir)); !errors.Is(err, durable.ErrKind) {
+		return err
+	}
+	return nil
+}
+
 // newToken names a job's temporaries.
 func newToken() string {
 	var b [8]byte
@@ -121,6 +133,31 @@ func newToken() string {
 func stagedAs(token string, e *index.Entry) string { return fmt.Sprintf("%s-%x", token, e.Seq) }
 
 func (l *landing) stagedAs(e *index.Entry) string { return stagedAs(l.token, e) }
+
+// makeWayLocked makes the directories of a job that replace files or links: nothing can be staged in them before. It returns the
+// plan for what is left.
+func (d *Directory) makeWayLocked(l *landing) (index.Plan, error) {
+	way := d.inTheWayLocked(l)
+	if len(way) > 0 && !l.revert && d.observeTouchedLocked(way) {
+		way = d.inTheWayLocked(l) // what was changed here meanwhile may have won
+	}
+	if err := d.stepsLocked(l, way); err != nil {
+		return nil, err
+	}
+	return d.r.plan(l.job), nil
+}
+
+func (d *Directory) inTheWayLocked(l *landing) (way index.Plan) {
+	for _, step := range d.r.plan(l.job) {
+		if step.Action != index.MakeDirectory {
+			continue
+		}
+		if stat, err := d.disk.root.Lstat(step.Entry.Path.String()); err == nil && stat.Kind != durable.Directory {
+			way = append(way, step)
+		}
+	}
+	return way
+}
 
 // stage puts whatever the plan needs beside its target. The first error of one file is the error of all: a batch is
 // visible whole or not at all.
@@ -157,7 +194,7 @@ func (d *Directory) stageOne(e *index.Entry, token string, content io.Reader) er
 	switch c := e.Content.(type) {
 	case index.File:
 		v.Kind, v.Perm, v.Owner = durable.File, uint32(c.Perm), d.disk.owners.wanted(c.Owner, c.Group)
-		content = &verifying{source: io.LimitReader(content, c.Size+1), want: c}
+		content = &verifying{source: io.LimitReader(content, c.Size+1), want: c, sum: sha256.New()}
 	case index.Symlink:
 		v.Kind, v.Target = durable.Symlink, c.Target
 	}
@@ -170,24 +207,14 @@ func (d *Directory) stageOne(e *index.Entry, token string, content io.Reader) er
 type verifying struct {
 	source io.Reader
 	want   index.File
-	hash   []byte
-	got    bytes.Buffer
 	n      int64
-	sum    interface {
-		io.Writer
-		Sum([]byte) []byte
-	}
+	sum    hash.Hash
 }
 
 func (v *verifying) Read(b []byte) (int, error) {
-	if v.sum == nil {
-		v.sum = sha256.New()
-	}
 	n, err := v.source.Read(b)
 	v.n += int64(n)
-	if _, hashErr := v.sum.Write(b[:n]); hashErr != nil {
-		return n, hashErr
-	}
+	v.sum.Write(b[:n]) // never an error (hash.Hash)
 	if err == io.EOF && (v.n != v.want.Size || index.Digest(v.sum.Sum(nil)) != v.want.Digest) {
 		return n, errNowhere
 	}
@@ -213,16 +240,21 @@ func (d *Directory) land(l *landing) {
 	if !l.revert && d.observeTouchedLocked(plan) {
 		plan = d.r.plan(l.job) // what was changed here meanwhile may have won
 	}
+	l.fail(d.stepsLocked(l, plan))
+}
+
+// stepsLocked takes the steps of a plan, each with the replica, until one fails.
+func (d *Directory) stepsLocked(l *landing, plan index.Plan) error {
 	for _, step := range plan {
 		if err := d.stepLocked(l, step); err != nil {
-			l.fail(fmt.Errorf("%s cannot be replaced: %w", step.Entry.Path, err))
-			return
+			return fmt.Errorf("%s cannot be replaced: %w", step.Entry.Path, err)
 		}
 		if !l.revert {
 			d.r.land(step.Entry)
 		}
 		l.done = append(l.done, step.Entry)
 	}
+	return nil
 }
 
 // observeTouchedLocked looks at the paths that a plan is about to change, and observes those that are not on the disk as the
@@ -252,6 +284,9 @@ func (d *Directory) stepLocked(l *landing, step index.Step) error {
 	name := e.Path.String()
 	if step.Action == index.Note {
 		return nil
+	}
+	if _, err := root.Lstat(name); step.Action == index.Delete && errors.Is(err, durable.ErrKind) {
+		return nil // the directory above made way for something else, and it went with it
 	}
 	l.dirs[e.Path.Parent()] = true
 	keep := e.Expires == 0 && (step.Old == nil || step.Old.Expires == 0)
@@ -381,7 +416,7 @@ func (d *Directory) recoverLocked() error {
 			d.r.dirty[step.Entry.Path] = true
 		}
 		for dir := range l.dirs {
-			if err := d.disk.root.SyncDir(rootOr(dir)); err != nil {
+			if err := d.syncDir(dir); err != nil {
 				return err
 			}
 		}

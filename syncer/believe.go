@@ -2,6 +2,7 @@ package syncer
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"certswarm/internal/fleet"
@@ -72,5 +73,12 @@ func (r *replica) tellRefusal(now time.Time, refusal wire.Refusal) {
 	case v != nil && len(v.refusals) < wire.MaxRefusals:
 		v.refusals = append(v.refusals, refusal)
 		v.haveAt = now
+	}
+}
+
+// dropRefusals forgets who would not take the version that was at p: there is another one now.
+func (r *replica) dropRefusals(p index.Path) {
+	for id, refusals := range r.refusedBy {
+		r.refusedBy[id] = slices.DeleteFunc(refusals, func(refusal wire.Refusal) bool { return refusal.Path == p })
 	}
 }

@@ -1,7 +1,6 @@
 package syncer
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -88,25 +87,28 @@ func (d *disk) read(p index.Path, s sight) (sight, error) {
 	if beingWritten(f, s.stat) {
 		return sight{}, errBusy
 	}
-	hash := sha256.New()
-	var small bytes.Buffer
-	sink := io.Writer(hash)
+	var digest index.Digest
+	var n int64
 	if s.stat.Size <= wire.MaxInline {
-		small.Grow(int(s.stat.Size))
-		sink = io.MultiWriter(hash, &small)
-	}
-	n, err := io.Copy(sink, io.LimitReader(f, s.stat.Size+1))
-	if err != nil {
-		return sight{}, err
+		data := make([]byte, s.stat.Size+1)
+		got, err := io.ReadFull(f, data)
+		if err != io.ErrUnexpectedEOF && err != io.EOF {
+			return sight{}, errBusy // it grew
+		}
+		s.data, n = data[:got], int64(got)
+		digest = sha256.Sum256(s.data)
+	} else {
+		hash := sha256.New()
+		if n, err = io.Copy(hash, io.LimitReader(f, s.stat.Size+1)); err != nil {
+			return sight{}, err
+		}
+		digest = index.Digest(hash.Sum(nil))
 	}
 	if after, err := d.root.Lstat(p.String()); err != nil || after != s.stat || n != s.stat.Size {
 		return sight{}, errBusy
 	}
-	if small.Len() > 0 || s.stat.Size == 0 {
-		s.data = small.Bytes()
-	}
 	s.found.Content = index.File{
-		Digest: index.Digest(hash.Sum(nil)), Size: n, Perm: index.Perm(s.stat.Perm),
+		Digest: digest, Size: n, Perm: index.Perm(s.stat.Perm),
 		Owner: d.owners.user(s.stat.UID), Group: d.owners.group(s.stat.GID),
 	}
 	return s, nil

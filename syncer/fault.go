@@ -166,7 +166,7 @@ type contentCache struct {
 	bytes   int
 }
 
-const cacheBytes = 1 << 20
+const cacheBytes = 256 << 10
 
 func (c *contentCache) put(digest index.Digest, content []byte) {
 	if _, known := c.content[digest]; known {

@@ -170,7 +170,7 @@ func (d *Directory) takeScanLocked(s *survey) (touched []index.Path) {
 			continue
 		}
 		d.seen[p] = got.stat
-		if file, ok := got.found.Content.(index.File); ok && got.data != nil {
+		if file, ok := got.found.Content.(index.File); ok && got.data != nil && d.r.seeded {
 			d.cache.put(file.Digest, got.data)
 		}
 	}

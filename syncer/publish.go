@@ -237,7 +237,7 @@ func (d *Directory) Find(dir index.Path) []*index.Entry {
 	return out
 }
 
-// Receipt returns the receipt by which an entry can be awaited.
+// ReceiptFor returns the receipt by which an entry can be awaited.
 func ReceiptFor(e *index.Entry) Receipt { return Receipt{Origin: e.Origin, Seq: e.Seq} }
 
 // ReadFile returns a file of at most limit bytes as it is on this node's disk.

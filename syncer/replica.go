@@ -246,6 +246,7 @@ func (r *replica) adopt(entries []*index.Entry) {
 	for _, e := range entries {
 		r.land(e)
 		r.dirty[e.Path] = true
+		r.dropRefusals(e.Path)
 	}
 	if len(entries) > 0 {
 		r.x.Hold(r.self, r.seq)
@@ -290,6 +291,7 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 	r.keys[o.Origin.Node] = o.Key
 	o = r.believableOffer(from, o)
 	v.announced.Raise(index.Summary{o.Origin: o.Through})
+	v.sent.Raise(index.Summary{o.Origin: o.Through}) // what it offers it need not be offered
 	c := cover{origin: o.Origin, after: o.After, through: o.Through, volatile: true}
 	if r.full() || o.After > r.expected(o.Origin) {
 		v.again, v.haveAt = true, now.Add(ackDelay)

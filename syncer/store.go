@@ -13,6 +13,7 @@ import (
 	"certswarm/syncer/wire"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // seqBlock is how many sequence numbers are reserved on disk at once, so that noticing a change never waits for a sync. A crash
@@ -38,7 +39,7 @@ var (
 // openStore opens the state at path, or begins a new incarnation where there is none.
 func openStore(path string) (s *store, err error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%s is in use: does another certswarm run with this state directory?", path)
 	}
 	if err != nil {

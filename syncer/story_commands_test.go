@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
 )
 
 // do carries out one command of a story. A machine's command begins with its name.
@@ -122,8 +123,11 @@ func (m *machine) do(verb string, args []string) {
 		m.save()
 	case "applies":
 		m.apply(true)
-	case "restarts":
+	case "restarts": // perhaps without files that were not on the disk yet
 		m.stop()
+		for _, name := range args {
+			delete(m.disk, index.MustPath(name))
+		}
 		m.start()
 	case "forgets-everything": // its state, not its disk
 		m.stop()
@@ -140,6 +144,14 @@ func (m *machine) do(verb string, args []string) {
 		forged.Stamp.HLC++
 		m.r.scope.Rehash(&forged)
 		m.r.x.Merge(&forged)
+	case "claims": // to hold numbers, towards everybody
+		for other := range m.links {
+			m.deliver(m, other, wire.Have{Directory: "certs", Held: m.numbers(args)})
+		}
+	case "vouches": // origin through to somebody
+		for o, through := range m.numbers([]string{args[0] + ":" + args[1]}) {
+			m.deliver(m, m.find(args[3]), wire.Offer{Directory: "certs", Origin: o, Key: m.find(args[0]).r.key, Through: through})
+		}
 	case "believes-only": // what these write
 		m.writers = args
 	case "clock":
@@ -154,6 +166,20 @@ func (m *machine) do(verb string, args []string) {
 	default:
 		panic("no such command: " + verb)
 	}
+}
+
+// numbers reads a summary: fe1:7 fe2:3.
+func (w *world) numbers(texts []string) index.Summary {
+	s := index.Summary{}
+	for _, text := range texts {
+		name, number, _ := strings.Cut(text, ":")
+		seq, err := strconv.ParseUint(number, 10, 64)
+		if err != nil {
+			panic(err)
+		}
+		s[w.find(name).r.self] = seq
+	}
+	return s
 }
 
 func (m *machine) put(name, text string) {
@@ -194,6 +220,9 @@ func (m *machine) status() {
 		files = append(files, p.String()+" "+m.textOf(found.Content))
 	}
 	slices.Sort(files)
+	if len(files) == 0 {
+		files = []string{"nothing"}
+	}
 	if len(files) > 4 {
 		files = []string{fmt.Sprintf("%d files", len(files))}
 	}
@@ -215,10 +244,14 @@ func (m *machine) status() {
 			m.say("  %s does not take %s: %s", other.name, refusal.Path, refusal.Reason)
 		}
 		if ahead := m.r.clockAhead[other.id()]; ahead != 0 {
-			m.say("  the clock of %s is %s ahead", other.name, ahead)
+			m.say("  the clock of %s is off by %s", other.name, ahead)
 		}
 	}
+	var reverted []string
 	for p := range m.r.reverted {
-		m.say("  %s was put back: it is not %s's to change", p, m.name)
+		reverted = append(reverted, p.String())
+	}
+	if slices.Sort(reverted); len(reverted) > 0 {
+		m.say("  put back: %s", strings.Join(reverted, ", "))
 	}
 }

@@ -40,7 +40,7 @@ func playStory(t *testing.T, file string) {
 	if !bytes.HasPrefix(text, []byte("# ")) {
 		t.Errorf("%s has no title", file)
 	}
-	w := &world{now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), texts: map[index.Digest]string{}}
+	w := newWorld()
 	var told strings.Builder
 	for _, block := range strings.Split(strings.TrimSpace(string(text)), "\n\n") {
 		commands, _, shown := strings.Cut(block+"\n", "----\n")
@@ -96,7 +96,14 @@ type world struct {
 	machines     []*machine
 	texts        map[index.Digest]string
 	fingerprints bool
+	maxDelete    int // per cent
 	out          strings.Builder
+}
+
+func newWorld(names ...string) *world {
+	w := &world{now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC), texts: map[index.Digest]string{}, maxDelete: 50}
+	w.do(append([]string{"nodes"}, names...))
+	return w
 }
 
 // machine is a node: what survives a restart, and the replica that does not.
@@ -186,7 +193,7 @@ func (m *machine) start() {
 		mayLease: func(fleet.NodeID) bool { return true },
 		reserved: func(index.Path) bool { return false },
 		same:     func(known, found index.Content) bool { return known == found },
-		maxFile:  1 << 20, maxDelete: 50,
+		maxFile:  1 << 20, maxDelete: m.maxDelete,
 	})
 	m.r.fresh, m.r.seq = m.fresh, m.ceiling
 	m.fresh = false

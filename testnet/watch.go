@@ -1,18 +1,21 @@
 package testnet
 
 import (
+	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
-	"syscall"
 
 	"certswarm/syncer"
+
+	"golang.org/x/sys/unix"
 )
 
-// ears are the watchers of one node. Whoever changes its files tells the ears what the kernel would have told them; see change.
-//
-// What the agent itself changes is not heard, as it would be in real life: a hint of one's own write must be harmless, not
-// necessary.
+// ears are the watchers of one node. They hear by inotify(7), as those of a real agent do, but never wait for the kernel, which
+// would stop the bubble's clock: they are asked whenever the test changes a file, at once, and every echo of virtual time for
+// what the agent itself changes.
 type ears struct {
 	mu       sync.Mutex
 	watchers map[*watcher]bool // guarded by mu
@@ -20,8 +23,15 @@ type ears struct {
 
 // watch starts a watcher.
 func (e *ears) watch() (syncer.Watcher, error) {
-	w := &watcher{ears: e, watched: map[string]inode{}, hints: make(chan syncer.Hint), wake: make(chan struct{}, 1), quit: make(chan struct{})}
-	w.done.Go(w.pump)
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("inotify_init1", err)
+	}
+	w := &watcher{
+		ears: e, fd: fd, dirs: map[int32]string{},
+		hints: make(chan syncer.Hint), wake: make(chan struct{}, 1), quit: make(chan struct{}),
+	}
+	w.pumping.Go(w.pump)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.watchers == nil {
@@ -31,23 +41,15 @@ func (e *ears) watch() (syncer.Watcher, error) {
 	return w, nil
 }
 
-// change does something to the disk, and tells of these paths whoever watched the directories in which they stand: before it
-// was done, for it may have removed them, or after it, for the watch may have come in between.
-func (e *ears) change(do func() error, paths ...string) error {
-	before := e.hearing(paths)
-	err := do()
-	after := e.hearing(paths)
+// listen takes what the kernel has to tell by now.
+func (e *ears) listen() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	var errs []error
 	for w := range e.watchers {
-		for _, p := range paths {
-			if before[heard{w, p}] || after[heard{w, p}] {
-				w.tellLocked(syncer.Hint{Path: p})
-			}
-		}
-		w.dropGoneLocked()
+		errs = append(errs, w.listenLocked())
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 // overflow tells every watcher that hints were lost.
@@ -59,59 +61,35 @@ func (e *ears) overflow() {
 	}
 }
 
-type heard struct {
-	watcher *watcher
-	path    string
-}
-
-func (e *ears) hearing(paths []string) map[heard]bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	out := map[heard]bool{}
-	for w := range e.watchers {
-		for _, p := range paths {
-			if id, ok := inodeOf(filepath.Dir(p)); ok && w.watched[filepath.Dir(p)] == id {
-				out[heard{w, p}] = true
-			}
-		}
-	}
-	return out
-}
-
-// watcher is a syncer.Watcher that hears what it is told. Like the kernel's it knows directories by inode and looses sight
-// of one that is removed.
+// watcher is a syncer.Watcher that hears when its ears are asked to listen.
 type watcher struct {
-	ears  *ears
-	hints chan syncer.Hint
-	wake  chan struct{}
-	quit  chan struct{}
-	done  sync.WaitGroup
-	once  sync.Once
+	ears    *ears
+	hints   chan syncer.Hint
+	wake    chan struct{}
+	quit    chan struct{}
+	pumping sync.WaitGroup
 
-	watched map[string]inode // guarded by ears.mu
-	queue   []syncer.Hint    // guarded by ears.mu
+	fd    int              // guarded by ears.mu, -1 once closed
+	dirs  map[int32]string // guarded by ears.mu, by watch descriptor
+	queue []syncer.Hint    // guarded by ears.mu
 }
 
-type inode struct{ dev, ino uint64 }
-
-func inodeOf(path string) (inode, bool) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return inode{}, false
-	}
-	stat := info.Sys().(*syscall.Stat_t)
-	return inode{stat.Dev, stat.Ino}, true
-}
+// heard is what fsnotify, and so a real agent, asks the kernel for.
+const heard = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_MOVED_TO | unix.IN_MOVED_FROM |
+	unix.IN_DELETE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
 
 // Add implements syncer.Watcher.
 func (w *watcher) Add(dir string) error {
 	w.ears.mu.Lock()
 	defer w.ears.mu.Unlock()
-	id, ok := inodeOf(dir)
-	if !ok {
-		return &os.PathError{Op: "watch", Path: dir, Err: syscall.ENOENT}
+	wd, err := unix.InotifyAddWatch(w.fd, dir, heard)
+	if errors.Is(err, unix.ENOSPC) {
+		return syncer.ErrWatchLimit
 	}
-	w.watched[dir] = id
+	if err != nil {
+		return &os.PathError{Op: "watch", Path: dir, Err: err}
+	}
+	w.dirs[int32(wd)] = dir
 	return nil
 }
 
@@ -120,14 +98,12 @@ func (w *watcher) Hints() <-chan syncer.Hint { return w.hints }
 
 // Close implements syncer.Watcher.
 func (w *watcher) Close() error {
-	w.once.Do(func() {
-		w.ears.mu.Lock()
-		delete(w.ears.watchers, w)
-		w.ears.mu.Unlock()
-		close(w.quit)
-		w.done.Wait()
-	})
-	return nil
+	close(w.quit)
+	w.pumping.Wait()
+	w.ears.mu.Lock()
+	defer w.ears.mu.Unlock()
+	delete(w.ears.watchers, w)
+	return unix.Close(w.fd)
 }
 
 func (w *watcher) tellLocked(h syncer.Hint) {
@@ -138,16 +114,44 @@ func (w *watcher) tellLocked(h syncer.Hint) {
 	}
 }
 
-// dropGoneLocked forgets the directories that are not there any more; one that is made anew may get the same inode.
-func (w *watcher) dropGoneLocked() {
-	for dir, id := range w.watched {
-		if now, ok := inodeOf(dir); !ok || now != id {
-			delete(w.watched, dir)
+// listenLocked reads events until there are none.
+func (w *watcher) listenLocked() error {
+	var buf [64 << 10]byte
+	for {
+		n, err := unix.Read(w.fd, buf[:])
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return os.NewSyscallError("read inotify", err)
+		}
+		for events := buf[:n]; len(events) > 0; {
+			events = w.takeLocked(events)
 		}
 	}
 }
 
-// pump hands out what is queued, as the kernel's queue would, until the watcher is closed.
+// takeLocked takes the first event, a struct inotify_event and its name, and returns the others.
+func (w *watcher) takeLocked(events []byte) []byte {
+	wd := int32(binary.NativeEndian.Uint32(events))
+	mask := binary.NativeEndian.Uint32(events[4:])
+	end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
+	base := strings.TrimRight(string(events[unix.SizeofInotifyEvent:end]), "\x00")
+	dir, known := w.dirs[wd]
+	switch {
+	case mask&unix.IN_Q_OVERFLOW != 0:
+		w.tellLocked(syncer.Hint{Overflow: true})
+	case mask&unix.IN_IGNORED != 0:
+		delete(w.dirs, wd)
+	case known:
+		w.tellLocked(syncer.Hint{Path: filepath.Join(dir, base)})
+	}
+	return events[end:]
+}
+
+// pump hands out what is queued until the watcher is closed.
 func (w *watcher) pump() {
 	for {
 		select {

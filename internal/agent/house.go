@@ -305,7 +305,7 @@ func (h *house) run(ctx context.Context) error {
 	if h.http01 != nil {
 		start(&actors, 3, ctx, h.serveChallenges)
 	}
-	for _, act := range []func(context.Context){h.act, h.keepServing, h.gossip, h.followChanges} {
+	for _, act := range []func(context.Context){h.act, h.keepServing, h.gossip, h.followChanges, giveBack} {
 		actors.Go(func() { act(ctx) })
 	}
 	<-ctx.Done()

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"certswarm/internal/fleet"
 )
 
 func TestTheGateIsSharedFairly(t *testing.T) {
@@ -39,6 +41,44 @@ func TestTheGateIsSharedFairly(t *testing.T) {
 	}
 	if g.inFlight != 0 || len(g.perHost) != 0 || g.crowded() {
 		t.Errorf("left behind: %d, %v", g.inFlight, g.perHost)
+	}
+}
+
+// When many handshakes are in flight a caller first proves its address, one round trip; when too many are, it is
+// turned away, and finds its way later.
+func TestACrowdIsKeptInOrder(t *testing.T) {
+	const latency = 50 * time.Millisecond
+	for name, c := range map[string]struct {
+		inFlight    int
+		least, most time.Duration
+	}{
+		"calm":     {0, 5 * latency, 5*latency + 20*time.Millisecond},
+		"crowded":  {handshakesCalm, 7 * latency, 7*latency + 20*time.Millisecond},
+		"overfull": {handshakesMax, 2 * time.Second, 2*time.Second + reconnectWithin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, 2, latency, func(t *testing.T, w *world) {
+				full := w.start(1, func(c *Config, _ *node) { // it does not dial itself
+					c.Roster = rosterOf(t, fleet.Member{Name: "fe1", ID: w.nodes[0].id.ID()})
+				})
+				crowd := func(n int) {
+					full.gate.mu.Lock()
+					full.gate.inFlight += n
+					full.gate.mu.Unlock()
+				}
+				crowd(c.inFlight)
+				time.AfterFunc(2*time.Second, func() { crowd(-c.inFlight) })
+				w.start(0)
+				took := w.until(c.most, "connect", func() bool { return w.connected(0, 1) })
+				if took < c.least {
+					t.Errorf("took %s", took)
+				}
+				if refused := full.Refusals().Counts[ReasonTooMany] > 0; refused != (c.inFlight >= handshakesMax) {
+					t.Errorf("refusals: %+v", full.Refusals())
+				}
+				w.pass(2 * time.Second)
+			})
+		})
 	}
 }
 

@@ -34,7 +34,7 @@ type Config struct {
 	Cluster  string         // meshes of different clusters refuse each other
 	Version  string         // of the software, told to peers
 	Conn     net.PacketConn // UDP or simulated; Run closes it
-	Roster   fleet.Roster   // contains this node or not; never dialled
+	Roster   fleet.Roster   // whether it contains this node does not matter
 	Log      *slog.Logger   // default: slog.Default()
 }
 
@@ -179,7 +179,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 		s.end(codeLeaving, "shutting down")
 	}
 	m.tasks.Wait()
-	listener.Close()                           // after the goodbyes: it waits for handshakes, which ends them
+	listener.Close()                           // ends the handshakes in flight
 	err = errors.Join(err, transport.Close())  // waits for the reader of the socket
 	if closing := m.conn.Close(); err == nil { // a failed socket may be closed already
 		err = closing
@@ -236,10 +236,7 @@ func (m *Mesh) SetRoster(roster fleet.Roster) {
 		}
 		delete(m.links, id)
 	}
-	for _, member := range roster.Members() {
-		if member.ID == m.self.ID() {
-			continue
-		}
+	for _, member := range neighbours(roster, m.self.ID()) {
 		l := m.links[member.ID]
 		if l == nil {
 			l = &link{member: member, changed: make(chan struct{})}
@@ -265,6 +262,12 @@ func (m *Mesh) SetRoster(roster fleet.Roster) {
 	for _, s := range cut {
 		s.end(codeRemoved, "no longer in the peer list")
 	}
+}
+
+// neighbours returns the members that a node keeps a session with: all others. Past about 200 nodes this is the place to
+// choose fewer, in a way that both ends of every pair agree on.
+func neighbours(roster fleet.Roster, self fleet.NodeID) []fleet.Member {
+	return slices.DeleteFunc(roster.Members(), func(member fleet.Member) bool { return member.ID == self })
 }
 
 // Session returns the session with a peer, false when there is none.

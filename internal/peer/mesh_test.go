@@ -211,6 +211,25 @@ func TestAChangedListIsTold(t *testing.T) {
 	})
 }
 
+func TestAPeerRemovedDuringTheHelloStaysOut(t *testing.T) {
+	for remover := range 2 {
+		for after := time.Duration(0); after < 400*time.Millisecond; after += 20 * time.Millisecond {
+			inWorld(t, 2, 50*time.Millisecond, func(t *testing.T, w *world) {
+				w.start(0)
+				w.start(1)
+				w.pass(after)
+				n, removed := w.nodes[remover], 1-remover
+				n.mesh.SetRoster(w.roster(remover))
+				before := n.sessions
+				w.pass(2 * time.Second)
+				if w.status(removed, remover).Connected || n.sessions != before {
+					t.Errorf("removed by fe%d after %s: %+v", remover+1, after, w.status(removed, remover))
+				}
+			})
+		}
+	}
+}
+
 func TestOnlyLaterWordsCount(t *testing.T) {
 	pair(t, nil, func(t *testing.T, w *world, s *Session) {
 		said := hello{

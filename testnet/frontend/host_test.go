@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"certswarm/internal/need"
 	"certswarm/testnet/frontend"
 )
 
@@ -32,11 +33,7 @@ import (
 func eachKind(t *testing.T, test func(t *testing.T, h *host)) {
 	t.Run("nginx", func(t *testing.T) {
 		t.Parallel()
-		binary, ok := frontend.HaveNginx()
-		if !ok {
-			t.Fatal("nginx is not installed: run `make deps`")
-		}
-		test(t, newHost(t, binary))
+		test(t, newHost(t, need.Tool(t, "nginx")))
 	})
 	t.Run("stand-in", func(t *testing.T) {
 		t.Parallel()

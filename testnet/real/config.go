@@ -46,25 +46,29 @@ nginx:
 // quoted writes a text as YAML takes it whatever is in it.
 func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
-// WriteConfigs writes the configuration of every node, with members (and Config.Others) as the roster. Agents that run
-// do not take notice of it before they are told to reload.
-func (f *Fleet) WriteConfigs(members ...*Node) error {
-	var peers []Peer
-	for _, n := range members {
-		peers = append(peers, n.Peer())
-	}
-	peers = append(peers, f.config.Others...)
+// Roster returns the members that the fleet was started with.
+func (f *Fleet) Roster() []Peer {
+	var roster []Peer
 	for _, n := range f.Nodes {
-		var text strings.Builder
+		roster = append(roster, n.Peer())
+	}
+	return append(roster, f.config.Others...)
+}
+
+// WriteConfigs writes the configuration of every node. Agents that run do not take notice of it before they are told to
+// reload.
+func (f *Fleet) WriteConfigs(roster []Peer) error {
+	for _, n := range f.Nodes {
 		values := struct {
 			Config            Config
 			Node              *Node
 			Peers             []Peer
 			Directory, CAFile string
-		}{Config: f.config, Node: n, Peers: peers, CAFile: f.caFile()}
+		}{Config: f.config, Node: n, Peers: roster, CAFile: f.caFile()}
 		if f.CA != nil {
 			values.Directory = f.CA.DirectoryURL()
 		}
+		var text strings.Builder
 		if err := configText.Execute(&text, values); err != nil {
 			return fmt.Errorf("the configuration of %s: %w", n.Name, err)
 		}

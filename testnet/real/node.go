@@ -202,6 +202,9 @@ type Fetch struct {
 	UserAgent string
 }
 
+// ByAgent reports whether an agent fetched it, to see whether its front-end serves it.
+func (f Fetch) ByAgent() bool { return strings.HasPrefix(f.UserAgent, "certswarm/") }
+
 var accessLine = regexp.MustCompile(`(?m)^\S+ \[[^]]*\] (\S+) "\S+ (\S+)[^"]*" (\d+) "([^"]*)"$`)
 
 // Fetches returns what the front-end's access log tells.

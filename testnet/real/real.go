@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,10 +31,7 @@ type Config struct {
 	// CA nor a front-end: the fleet only replicates.
 	Names    []string
 	Broken   map[string]bool // nodes whose front-end answers 404 where the CA looks
-	FrontEnd string          // "", a path or frontend.Standin, as frontend.Config.Binary
-
-	// Middleware stands between the network and the CA, as in ca.Config.
-	Middleware func(http.Handler) http.Handler
+	FrontEnd string          // "", a path or frontend.Standin: see frontend.Config.Binary
 }
 
 // Fleet is a running fleet. Its owner calls Stop. All but its nodes' logs belongs to one goroutine.
@@ -46,7 +42,7 @@ type Fleet struct {
 
 	config  Config
 	ports   ports
-	openCA  func() // lets requests through to the CA
+	door    *door
 	closeCA context.CancelFunc
 }
 
@@ -107,7 +103,7 @@ func Start(ctx context.Context, c Config) (f *Fleet, err error) {
 		}
 		f.Nodes = append(f.Nodes, n)
 	}
-	if err := f.WriteConfigs(f.Nodes...); err != nil {
+	if err := f.WriteConfigs(f.Roster()); err != nil {
 		return f, err
 	}
 	if err := f.each((*Node).Start, ctx); err != nil {
@@ -117,32 +113,17 @@ func Start(ctx context.Context, c Config) (f *Fleet, err error) {
 		if err := f.each((*Node).startFrontEnd, ctx); err != nil {
 			return f, err
 		}
-		f.openCA()
+		f.door.open(f.Nodes)
 	}
 	return f, nil
 }
 
-// startCA starts a CA that keeps everybody waiting until openCA is called.
+// startCA starts a CA that keeps everybody waiting until its door is opened.
 func (f *Fleet) startCA() error {
-	opened := make(chan struct{})
-	f.openCA = sync.OnceFunc(func() { close(opened) })
 	var ctx context.Context
 	ctx, f.closeCA = context.WithCancel(context.Background())
-	authority, err := ca.Start(ctx, ca.Config{
-		Addresses: f.config.Addresses, HTTPPort: f.ports.http,
-		Middleware: func(next http.Handler) http.Handler {
-			if f.config.Middleware != nil {
-				next = f.config.Middleware(next)
-			}
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				select {
-				case <-opened:
-					next.ServeHTTP(w, r)
-				case <-r.Context().Done():
-				}
-			})
-		},
-	})
+	f.door = newDoor()
+	authority, err := ca.Start(ctx, ca.Config{Addresses: f.config.Addresses, HTTPPort: f.ports.http, Middleware: f.door.guard})
 	if err != nil {
 		return err
 	}
