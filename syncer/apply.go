@@ -84,7 +84,7 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 		d.stirLocked()
 		d.mu.Unlock()
 		return
-	case err == nil && !j.revert && len(staged) > 0:
+	case err == nil && !j.isRevert() && len(staged) > 0:
 		err = intent.Write(l.intent(staged), len(staged) > 1)
 	}
 	l.fail(err)
@@ -138,7 +138,7 @@ func (l *landing) stagedAs(e *index.Entry) string { return stagedAs(l.token, e) 
 // plan for what is left.
 func (d *Directory) makeWayLocked(l *landing) (index.Plan, error) {
 	way := d.inTheWayLocked(l)
-	if len(way) > 0 && !l.revert && d.observeTouchedLocked(way) {
+	if len(way) > 0 && !l.isRevert() && d.observeTouchedLocked(way) {
 		way = d.inTheWayLocked(l) // what was changed here meanwhile may have won
 	}
 	if err := d.stepsLocked(l, way); err != nil {
@@ -237,7 +237,7 @@ func (d *Directory) land(l *landing) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	plan := d.r.plan(l.job)
-	if !l.revert && d.observeTouchedLocked(plan) {
+	if !l.isRevert() && d.observeTouchedLocked(plan) {
 		plan = d.r.plan(l.job) // what was changed here meanwhile may have won
 	}
 	l.fail(d.stepsLocked(l, plan))
@@ -249,7 +249,7 @@ func (d *Directory) stepsLocked(l *landing, plan index.Plan) error {
 		if err := d.stepLocked(l, step); err != nil {
 			return fmt.Errorf("%s cannot be replaced: %w", step.Entry.Path, err)
 		}
-		if !l.revert {
+		if !l.isRevert() {
 			d.r.land(step.Entry)
 		}
 		l.done = append(l.done, step.Entry)
@@ -410,7 +410,8 @@ func (d *Directory) recoverLocked() error {
 				continue
 			}
 			if err := d.stepLocked(l, step); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("%s cannot be recovered: %w", step.Entry.Path, err)
+				d.faultLocked(WriteFailed, step.Entry.Path, err) // left to the peers as well
+				continue
 			}
 			d.r.land(step.Entry)
 			d.r.dirty[step.Entry.Path] = true

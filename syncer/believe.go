@@ -47,12 +47,14 @@ func (r *replica) full() bool {
 	return len(r.jobs)+len(r.covers) >= maxJobs || waiting >= maxWaiting
 }
 
-// refuse says why this node will not take an entry, or "".
-func (r *replica) refuse(now time.Time, e *index.Entry) string {
+// refuse says why this node will not take an entry from a peer, or "". What a node wrote before it left the fleet stays valid on the word of
+// a writer: a newcomer could not have it otherwise.
+func (r *replica) refuse(now time.Time, from fleet.NodeID, e *index.Entry) string {
+	retired := !slices.Contains(r.members(), e.Origin.Node)
 	switch file, _ := e.Content.(index.File); {
-	case !r.mayWrite(e.Origin.Node):
+	case !r.mayWrite(e.Origin.Node) && !(retired && r.mayWrite(from)):
 		return fmt.Sprintf("%s is not one of the writers of %s", r.nameOf(e.Origin.Node), r.scope.Directory)
-	case !e.Stamp.Epoch.IsZero() && !r.mayLease(e.Origin.Node):
+	case !e.Stamp.Epoch.IsZero() && !r.mayLease(e.Origin.Node) && !(retired && r.mayLease(from)):
 		return fmt.Sprintf("%s may not hold the lease, yet wrote under one", r.nameOf(e.Origin.Node))
 	case e.Stamp.HLC > index.HLCOf(now.Add(futureLimit)):
 		return fmt.Sprintf("the clock of %s is %s ahead", r.nameOf(e.Origin.Node), e.Stamp.HLC.Time().Sub(now).Round(time.Second))

@@ -46,7 +46,7 @@ type Directory struct {
 	disk    *disk
 	archive *durable.Archive
 	store   *store
-	watch   *watchTree
+	watch   Watcher
 	intents []*durable.Intent
 	closers []func() error
 
@@ -104,9 +104,10 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		rescan:          newSignal(),
 		inspections:     make(chan inspection),
 	}
+	begun := d // an error is returned without it
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("directory %s: %w", cfg.Name, err), d.close())
+			err = errors.Join(fmt.Errorf("directory %s: %w", cfg.Name, err), begun.close())
 		}
 	}()
 	if d.Reserved == nil {
@@ -127,7 +128,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		return nil, fmt.Errorf("no watching for changes: %w", err)
 	}
 	d.closers = append(d.closers, watcher.Close)
-	d.watch = newWatchTree(watcher, cfg.Path)
+	d.watch = watcher
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -140,7 +141,9 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 
 // seedLocked compares the disk with what was known before, for the first time in this run.
 func (d *Directory) seedLocked() {
-	scan := d.walk(index.Path{})
+	scan := newScan()
+	scan.sweep = true
+	d.walkInto(scan, index.Path{})
 	d.takeScanLocked(scan)
 	d.r.seeded = true
 	d.removeLocked(d.r.tick(time.Now()))

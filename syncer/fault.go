@@ -100,9 +100,9 @@ func (d *Directory) noteOutcomeLocked(j *job, err error) {
 	default:
 		d.faultLocked(WriteFailed, index.Path{}, err)
 	}
-	if j.revert && err == nil {
+	if j.isRevert() && err == nil {
 		for _, e := range j.entries {
-			d.log.Warn("a local change was put back: it is not this node's to make; it is kept in the archive", "path", e.Path.String())
+			d.log.Warn("a local change was put back; it is kept in the archive", "path", e.Path.String())
 		}
 	}
 }

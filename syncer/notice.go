@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,8 +14,9 @@ import (
 )
 
 // Watcher is the kernel's word that something changed; the disk itself is the truth. Add watches one directory, not what is
-// below it; adding it again renews the watch for whatever directory has that path now. Hints names the paths of what may have changed, absolute;
-// Overflow says that hints were lost. Adding fails with an error that matches ErrWatchLimit when the kernel has no more watches to give.
+// below it; adding again what is watched already loses nothing, and is how a directory that was renamed or made anew is heard by the name
+// that it has now. Hints names the paths of what may have changed, absolute; Overflow says that hints were lost. Adding fails with an error that matches
+// ErrWatchLimit when the kernel has no more watches to give.
 type Watcher interface {
 	Add(dir string) error
 	Hints() <-chan Hint
@@ -30,46 +32,6 @@ type Hint struct {
 // ErrWatchLimit is the error of a Watcher that may not watch one directory more.
 var ErrWatchLimit = errors.New("the kernel's limit of watches is reached (sysctl fs.inotify.max_user_watches)")
 
-// watchTree watches every directory below a root. A directory is known by its inode, for another one may take its path.
-type watchTree struct {
-	Watcher
-	root    string
-	watched map[index.Path]inode
-	limited bool
-}
-
-type inode struct{ dev, ino uint64 }
-
-func newWatchTree(w Watcher, root string) *watchTree {
-	return &watchTree{Watcher: w, root: root, watched: map[index.Path]inode{}}
-}
-
-// see makes sure that the directory at p is watched, and reports whether it was not until now.
-func (w *watchTree) see(p index.Path, stat durable.Stat) (fresh bool, err error) {
-	id := inode{stat.Dev, stat.Ino}
-	if w.watched[p] == id {
-		return false, nil
-	}
-	name := w.root
-	if !p.IsZero() {
-		name += "/" + p.String()
-	}
-	if err := w.Add(name); err != nil {
-		return true, err
-	}
-	w.watched[p] = id
-	return true, nil
-}
-
-// forget drops what is known of p and everything below it.
-func (w *watchTree) forget(p index.Path) {
-	for dir := range w.watched {
-		if dir.Under(p) {
-			delete(w.watched, dir)
-		}
-	}
-}
-
 // survey is a scan under way, with what the shell wants to know beyond it.
 type survey struct {
 	index.Scan
@@ -77,6 +39,7 @@ type survey struct {
 	busy   []index.Path // to be looked at again soon
 	faults map[index.Path]error
 	fine   []index.Path // nothing wrong here (any more)
+	sweep  bool         // nothing is being staged: temporaries are what a crash left
 }
 
 func newScan() *survey {
@@ -104,7 +67,6 @@ func (d *Directory) lookInto(s *survey, p index.Path) (directory bool) {
 		_, directory = got.found.Content.(index.Directory)
 	case errors.Is(err, fs.ErrNotExist):
 		s.fine = append(s.fine, p)
-		d.watch.forget(p)
 	case errors.Is(err, errBusy):
 		s.Found[p] = index.Found{Held: true}
 		s.busy = append(s.busy, p)
@@ -118,27 +80,21 @@ func (d *Directory) lookInto(s *survey, p index.Path) (directory bool) {
 	return directory
 }
 
-// walk looks at everything below dir; the zero Path is the root. The watch comes first, the listing after it: what is made in
+// walkInto looks at everything below dir; the zero Path is the root. The watch comes first, the listing after it: what is made in
 // between is in the one or the other.
-func (d *Directory) walk(dir index.Path) *survey {
-	s := newScan()
-	d.walkInto(s, dir)
-	return s
-}
-
 func (d *Directory) walkInto(s *survey, dir index.Path) {
-	stat, err := d.disk.root.Lstat(rootOr(dir))
-	if err != nil {
-		return // gone again: its parent's watch will say so
-	}
-	if _, err := d.watch.see(dir, stat); err != nil {
-		d.watch.limited = true
+	if err := d.watch.Add(filepath.Join(d.Path, dir.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.faults[dir] = err
 	}
-	if err := d.disk.root.CleanTemps(rootOr(dir), nil); err != nil {
-		s.faults[dir] = err
+	if s.sweep {
+		if err := d.disk.root.CleanTemps(rootOr(dir), nil); err != nil {
+			s.faults[dir] = err
+		}
 	}
 	names, err := d.disk.root.ReadDir(rootOr(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return // gone again: its parent's watch will say so
+	}
 	if err != nil {
 		s.faults[dir] = err
 		return
@@ -313,23 +269,20 @@ func (d *Directory) gather(first Hint) (paths []index.Path, all bool) {
 	}
 }
 
-// survey looks at the given paths, and at everything below those that are directories seen for the first time; or at all.
+// survey looks at the given paths and at everything below those that are directories, or at all. A hint names a directory
+// when it was made, moved or given another mode, never for what happens in it.
 func (d *Directory) survey(paths []index.Path, all bool) *survey {
 	if err := d.disk.root.Replaced(); err != nil {
 		d.rootLost(err)
 		return newScan()
 	}
-	if all {
-		return d.walk(index.Path{})
-	}
 	s := newScan()
+	if all {
+		d.walkInto(s, index.Path{})
+	}
 	for _, p := range paths {
-		if !d.lookInto(s, p) {
-			continue
-		}
-		if id := (inode{s.sights[p].stat.Dev, s.sights[p].stat.Ino}); d.watch.watched[p] != id {
-			d.watch.forget(p)
-			d.walkInto(s, p)
+		if d.lookInto(s, p) {
+			d.walkInto(s, p) // it may be another one than before, though the inode be the same
 		}
 	}
 	return s

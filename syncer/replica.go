@@ -63,7 +63,7 @@ type replica struct {
 
 	deletes    map[index.Path]time.Time // seen to be gone, since when
 	recent     []deletion
-	reverts    map[index.Path]bool // local edits that this node may not make
+	reverts    map[index.Path]bool // local edits to be put back; true: because of a rule, to be reported
 	reverted   map[index.Path]time.Time
 	halt       string // why nothing goes out, "" when it does
 	haltedAt   time.Time
@@ -106,8 +106,8 @@ type job struct {
 	inline  map[index.Digest][]byte
 	bytes   int // of what is inline
 	cover   cover
-	revert  bool // puts back what the fleet has; merges nothing
-	flying  bool // somebody is at it
+	reverts map[index.Path]bool // of a job that puts back what the fleet has and merges nothing; see replica.reverts
+	flying  bool                // somebody is at it
 	tries   int
 	notTill time.Time
 }
@@ -303,7 +303,7 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 		if e.Expired(now) || !e.Beats(r.x.Lookup(e.Path)) {
 			continue
 		}
-		if reason := r.refuse(now, e); reason != "" {
+		if reason := r.refuse(now, from, e); reason != "" {
 			r.refusals++
 			r.tellRefusal(now, wire.Refusal{Origin: e.Origin, Seq: e.Seq, Path: e.Path, Reason: reason})
 			continue

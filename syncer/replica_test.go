@@ -253,7 +253,7 @@ func TestARevertWithoutContentWaits(t *testing.T) {
 	fe3.do("writes", []string{"a", "mine"})
 	for tries, wait := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
 		j := fe3.r.work(w.now)
-		if j == nil || !j.revert {
+		if j == nil || !j.isRevert() {
 			t.Fatalf("try %d: %v", tries, j)
 		}
 		fe3.r.abandon(w.now, j)
@@ -387,9 +387,28 @@ func TestRefusals(t *testing.T) {
 			e.Origin.Node = id
 		}
 		r.mayWrite = func(who fleet.NodeID) bool { return who == id }
-		if got := r.refuse(w.now, e); got != want {
+		if got := r.refuse(w.now, e.Origin.Node, e); got != want {
 			t.Errorf("%q, not %q", got, want)
 		}
+	}
+}
+
+// A newcomer gets what a node wrote before it left the fleet, from whoever may write; not from whoever may not.
+func TestWhatARetiredNodeWroteIsTakenFromAWriter(t *testing.T) {
+	w, r, _ := receiving(t)
+	writer, stranger := w.machines[1].id(), fleet.NodeID{8}
+	r.mayWrite = func(who fleet.NodeID) bool { return who == writer }
+	e := &index.Entry{Path: index.MustPath("a"), Content: index.Tombstone{}, Origin: index.Origin{Node: fleet.NodeID{9}}}
+	if got := r.refuse(w.now, writer, e); got != "" {
+		t.Errorf("refused although a writer vouches for it: %s", got)
+	}
+	if got := r.refuse(w.now, stranger, e); got == "" {
+		t.Error("taken on the word of somebody who may not write")
+	}
+	members := r.members()
+	r.members = func() []fleet.NodeID { return append(members, fleet.NodeID{9}) }
+	if got := r.refuse(w.now, writer, e); got == "" {
+		t.Error("a member that may not write wrote by way of a relay")
 	}
 }
 

@@ -3,6 +3,7 @@ package syncer
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -25,12 +26,14 @@ func (r *replica) work(now time.Time) *job {
 	return nil
 }
 
+func (j *job) isRevert() bool { return j.reverts != nil }
+
 // planReverts makes a job of the local edits that must be put back, once this node knows what the fleet has.
 func (r *replica) planReverts() {
 	if len(r.reverts) == 0 || !r.joined {
 		return
 	}
-	j := &job{revert: true}
+	j := &job{reverts: maps.Clone(r.reverts)}
 	for p := range r.reverts {
 		e := r.x.Live(p)
 		if e == nil { // the fleet knows nothing there
@@ -45,7 +48,7 @@ func (r *replica) planReverts() {
 
 // plan says what a job means for the disk as the index is now: entries that have lost meanwhile are not in it.
 func (r *replica) plan(j *job) index.Plan {
-	if !j.revert {
+	if !j.isRevert() {
 		return index.MakePlan(r.x, j.entries, r.reserved)
 	}
 	var known []*index.Entry
@@ -78,10 +81,11 @@ func (r *replica) note(s index.Stamp) {
 // It comes after land, when the disk keeps what it shows: only then may the state on disk say so too.
 func (r *replica) finish(now time.Time, j *job, done []*index.Entry, failed bool) {
 	for _, e := range done {
-		if j.revert {
-			r.reverted[e.Path] = now
-		} else {
+		switch {
+		case !j.isRevert():
 			r.dirty[e.Path] = true
+		case j.reverts[e.Path]:
+			r.reverted[e.Path] = now
 		}
 	}
 	if failed {
@@ -91,14 +95,14 @@ func (r *replica) finish(now time.Time, j *job, done []*index.Entry, failed bool
 		return
 	}
 	r.drop(j)
-	if !j.revert {
+	if !j.isRevert() {
 		r.complete(now, j.cover)
 	}
 }
 
 // abandon gives a job up because its content is nowhere to be had; the peer is asked to start again, by when it may know better.
 func (r *replica) abandon(now time.Time, j *job) {
-	if j.revert { // there is nobody to ask: it waits, like any failure
+	if j.isRevert() { // there is nobody to ask: it waits, like any failure
 		r.finish(now, j, nil, true)
 		return
 	}
@@ -316,7 +320,6 @@ type unsaved struct {
 	put    []*index.Entry
 	remove []index.Path
 	held   index.Summary // nil: as it was
-	seq    uint64
 }
 
 func (u unsaved) empty() bool { return len(u.put) == 0 && len(u.remove) == 0 && u.held == nil }
@@ -334,7 +337,6 @@ func (r *replica) takeDirty() unsaved {
 	clear(r.dirty)
 	if r.raised {
 		u.held = r.x.Held().Clone()
-		u.seq = r.seq
 		r.raised = false
 	}
 	return u
@@ -406,9 +408,21 @@ func (r *replica) resume(now time.Time, scan index.Scan, accept bool) {
 		return
 	}
 	for _, c := range index.Observe(r.x, scan, r.same) {
-		if !r.reserved(c.Path) {
-			r.reverts[c.Path] = true
+		if !r.reserved(c.Path) && r.x.Live(c.Path) != nil {
+			r.reverts[c.Path] = false
 		}
 	}
 	r.joined = r.joined || len(r.peers) > 0
+	r.observe(now, index.Scan{Found: r.onlyNew(scan.Found)}) // what is new here was never in question
+}
+
+// onlyNew returns what was found at paths of which the index knows nothing.
+func (r *replica) onlyNew(found map[index.Path]index.Found) map[index.Path]index.Found {
+	out := map[index.Path]index.Found{}
+	for p, f := range found {
+		if r.x.Live(p) == nil {
+			out[p] = f
+		}
+	}
+	return out
 }

@@ -33,6 +33,7 @@ var (
 	bucketKeys    = []byte("keys")    // node id -> public key
 
 	keyIncarnation = []byte("incarnation")
+	keySeeded      = []byte("seeded") // the first scan of the incarnation was saved
 	keyCeiling     = []byte("ceiling")
 )
 
@@ -64,7 +65,7 @@ func (s *store) close() error { return s.db.Close() }
 // memory is what a replica starts from.
 type memory struct {
 	incarnation uint64
-	fresh       bool // the incarnation was made just now
+	fresh       bool // what the incarnation found at first sight was never saved
 	seq         uint64
 	entries     []*index.Entry
 	held        index.Summary
@@ -79,11 +80,12 @@ func (s *store) load(scope wire.Scope) (memory, error) {
 		if raw := state.Get(keyIncarnation); len(raw) == 8 {
 			m.incarnation = binary.BigEndian.Uint64(raw)
 		} else {
-			m.incarnation, m.fresh = rand.Uint64(), true
+			m.incarnation = rand.Uint64()
 			if err := state.Put(keyIncarnation, number(m.incarnation)); err != nil {
 				return err
 			}
 		}
+		m.fresh = state.Get(keySeeded) == nil
 		if raw := state.Get(keyCeiling); len(raw) == 8 {
 			m.seq = binary.BigEndian.Uint64(raw)
 		}
@@ -151,6 +153,9 @@ func (s *store) reserve(through uint64) error {
 // save makes a replica's changes durable, all or none of them.
 func (s *store) save(u unsaved, keys map[fleet.NodeID]ed25519.PublicKey) error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
+		if err := tx.Bucket(bucketState).Put(keySeeded, []byte{1}); err != nil {
+			return err
+		}
 		entries := tx.Bucket(bucketEntries)
 		for _, e := range u.put {
 			record := append(originKey(e.Origin), wire.EncodeEntry(e)...)

@@ -404,7 +404,7 @@ func (m *machine) apply(aloud bool) (worked bool) {
 			case !e.Deleted():
 				m.disk[e.Path] = index.Found{Content: e.Content, Modified: m.clock(), Changed: m.clock()}
 			}
-			if !j.revert {
+			if !j.isRevert() {
 				m.r.land(e)
 			}
 			done = append(done, e)

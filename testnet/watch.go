@@ -74,7 +74,7 @@ type watcher struct {
 	queue []syncer.Hint    // guarded by ears.mu
 }
 
-// heard is what fsnotify, and so a real agent, asks the kernel for.
+// heard is what a real agent asks the kernel for.
 const heard = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_MOVED_TO | unix.IN_MOVED_FROM |
 	unix.IN_DELETE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
 

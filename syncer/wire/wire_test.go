@@ -292,6 +292,8 @@ func TestRefusedByTheirMeaning(t *testing.T) {
 		"a yes that is two":           append(Encode(Have{})[:HeaderSize+1+1+32], 2, 0),
 		"origins out of order":        unsorted(twoOrigins, low, high),
 		"contents out of order":       unsorted(twoContents, low, high),
+		"an origin twice":             bytes.Replace(Encode(twoOrigins), high, low, 1),
+		"a content twice":             bytes.Replace(Encode(twoContents), high, low, 1),
 		"a content of no entry":       Encode(noEntry),
 		"a number spelled at length":  {0, 0, 0, 4, 5, 0x80, 0x00, 0x00},
 	} {

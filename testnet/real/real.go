@@ -31,7 +31,7 @@ type Config struct {
 	// CA nor a front-end: the fleet only replicates.
 	Names    []string
 	Broken   map[string]bool // nodes whose front-end answers 404 where the CA looks
-	FrontEnd string          // "", a path or frontend.Standin: see frontend.Config.Binary
+	FrontEnd string          // nginx; "": that of this machine, or the stand-in if there is none; or frontend.Standin
 }
 
 // Fleet is a running fleet. Its owner calls Stop. All but its nodes' logs belongs to one goroutine.
@@ -92,6 +92,9 @@ func Start(ctx context.Context, c Config) (f *Fleet, err error) {
 		return f, err
 	}
 	if len(c.Names) > 0 {
+		if f.config.FrontEnd, err = frontEnd(c.FrontEnd, f.Dir); err != nil {
+			return f, err
+		}
 		if err := f.startCA(); err != nil {
 			return f, err
 		}

@@ -30,6 +30,12 @@ func TestStrangers(t *testing.T) {
 	unknown := start(t, real.Config{Addresses: addresses(1), Prefix: "unknown", Others: w.Roster()})
 	w.await(says(control.PeerRefused))
 	elsewhere := start(t, real.Config{Addresses: addresses(1), Prefix: "elsewhere", Cluster: "staging", Others: w.Roster()})
+	w.must(w.WriteConfigs(append(w.Roster(), elsewhere.Roster()[0])))
+	for _, n := range w.Nodes { // in the list, and yet of another cluster
+		if code, said := w.reload(n); code != 0 {
+			t.Fatalf("the reload exits with %d: %s", code, said)
+		}
+	}
 	w.await(says(control.TwoClusters))
 	for _, stranger := range []*world{unknown, elsewhere} {
 		stranger.write(stranger.Nodes[0], "poison", "from a stranger")
