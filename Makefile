@@ -94,6 +94,7 @@ install: bin/certswarm ## install program, units, sysusers.d and tmpfiles.d (PRE
 	install -D -m 0644 systemd/sysusers.d/certswarm.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/certswarm.conf
 	install -D -m 0644 systemd/tmpfiles.d/certswarm.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/certswarm.conf
 	install -D -m 0644 systemd/nginx.service.d/certswarm.conf $(DESTDIR)$(PREFIX)/share/doc/certswarm/examples/nginx.service.d/certswarm.conf
+	install -D -m 0644 nginx/snippets/acme-challenge.conf $(DESTDIR)$(PREFIX)/share/doc/certswarm/examples/acme-challenge.conf
 	@$(if $(DESTDIR),,echo 'now: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload')
 
 .PHONY: clean

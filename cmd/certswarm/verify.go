@@ -28,6 +28,8 @@ func verifyCommand() *cli.Command {
 			defer cancel()
 			verification, err := control.Dial(g.Socket).Verify(ctx, name)
 			switch {
+			case errors.Is(err, control.ErrUnknownCertificate) && name == "":
+				return fail(exitUsage, "this node's configuration declares no certificates: certswarm config show")
 			case errors.Is(err, control.ErrUnknownCertificate):
 				return fail(exitUsage, "%s: no certificate is declared under that name: certswarm certs", name)
 			case errors.Is(err, context.DeadlineExceeded):

@@ -22,7 +22,7 @@ const minTTL = Duration(time.Second)
 // maxPeers and maxDirectories bound what nodes tell each other when they meet.
 const (
 	maxPeers       = 1000
-	maxDirectories = 100
+	maxDirectories = 63 // and the issuers' own: what one greeting holds
 )
 
 // maxNames is how many names public CAs put into one certificate.
@@ -204,8 +204,11 @@ func (v *checker) certificate(c *Certificate, path string) {
 }
 
 func (v *checker) key(c Certificate, path string) {
-	if len(c.Key) == 0 || len(c.Key) > 2 || len(c.Key) == 2 && c.Key[0].isRSA() == c.Key[1].isRSA() {
-		v.refuse(path+".key", "key: neither one type nor a pair", "write one type, or [ecdsa-p256, rsa-2048]")
+	switch {
+	case len(c.Key) == 0 || len(c.Key) > 2 || len(c.Key) == 2 && c.Key[0].isRSA() == c.Key[1].isRSA():
+		v.refuse(path+".key", "key: neither one type nor a pair", "write one type, such as ecdsa-p256")
+	case len(c.Key) == 2:
+		v.refuse(path+".key", "key: pairs are not part of this version", "write one type, and a second certificate under another name for the other")
 	}
 }
 

@@ -108,7 +108,7 @@ certificates:
 
 func TestBounds(t *testing.T) {
 	directories := "directories:\n"
-	for i := range 101 {
+	for i := range 64 {
 		directories += fmt.Sprintf("  - {name: d%d, path: /d%d}\n", i, i)
 	}
 	peers := "peers:\n"
@@ -118,7 +118,7 @@ func TestBounds(t *testing.T) {
 	tree(t, map[string]string{"a.yaml": head + peers + directories})
 	_, err := config.Load([]string{"a.yaml"})
 	want := "a.yaml:4:3: peers: 1001 are more than the 1000 that a fleet can have; write at most 1000\n" +
-		"a.yaml:1006:3: directories: 101 are more than the 100 that a fleet can have; write at most 100"
+		"a.yaml:1006:3: directories: 64 are more than the 63 that a fleet can have; write at most 63"
 	if err == nil || err.Error() != want {
 		t.Errorf("want\n%s\ngot\n%v", want, err)
 	}
