@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"time"
 
 	"certswarm/internal/durable"
@@ -54,7 +53,7 @@ type landing struct {
 
 // apply brings one job to the disk. The order of effects:
 //
-//	directories that replace files or links    they are of use to nobody yet, and needed for what comes next
+//	make the directories                       needed for what comes next; a crash leaves some that are of use to nobody yet
 //	stage every file beside its target         nothing else visible has changed; a crash leaves temporaries, which are swept
 //	write the intent (synced if it is a batch) COMMIT 2: wholly staged; a crash from here on is finished by recoverLocked
 //	under the lock, for each step:
@@ -66,21 +65,18 @@ type landing struct {
 func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 	l := &landing{job: j, token: newToken(), dirs: map[index.Path]bool{}}
 	d.mu.Lock()
-	plan, err := d.makeWayLocked(l)
+	plan, err := d.prepareLocked(l)
 	d.mu.Unlock()
 	var staged []*index.Entry
 	if err == nil {
 		staged, err = d.stage(ctx, l, plan)
 	}
-	defer func() {
-		for _, e := range staged {
-			l.fail(d.disk.root.Unstage(e.Path.String(), l.stagedAs(e)))
-		}
-	}()
 	switch {
 	case errors.Is(err, errNowhere):
+		d.unstage(l, staged)
 		d.mu.Lock()
 		d.r.abandon(time.Now(), j)
+		d.tidyScaffoldLocked()
 		d.stirLocked()
 		d.mu.Unlock()
 		return
@@ -95,8 +91,10 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 			l.fail(d.syncDir(dir))
 		}
 	}
+	d.unstage(l, staged)
 	d.mu.Lock()
 	d.r.finish(time.Now(), j, l.done, l.err != nil)
+	d.tidyScaffoldLocked()
 	d.noteOutcomeLocked(j, l.err)
 	d.stirLocked()
 	d.mu.Unlock()
@@ -106,6 +104,15 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 			paths[i] = e.Path
 		}
 		d.Applied(paths)
+	}
+}
+
+// unstage removes what was staged and not placed.
+func (d *Directory) unstage(l *landing, staged []*index.Entry) {
+	for _, e := range staged {
+		if err := d.disk.root.Unstage(e.Path.String(), l.stagedAs(e)); err != nil && !errors.Is(err, durable.ErrKind) {
+			d.log.Warn("a temporary file is left behind", "error", err)
+		}
 	}
 }
 
@@ -133,31 +140,6 @@ func newToken() string {
 func stagedAs(token string, e *index.Entry) string { return fmt.Sprintf("%s-%x", token, e.Seq) }
 
 func (l *landing) stagedAs(e *index.Entry) string { return stagedAs(l.token, e) }
-
-// makeWayLocked makes the directories of a job that replace files or links: nothing can be staged in them before. It returns the
-// plan for what is left.
-func (d *Directory) makeWayLocked(l *landing) (index.Plan, error) {
-	way := d.inTheWayLocked(l)
-	if len(way) > 0 && !l.isRevert() && d.observeTouchedLocked(way) {
-		way = d.inTheWayLocked(l) // what was changed here meanwhile may have won
-	}
-	if err := d.stepsLocked(l, way); err != nil {
-		return nil, err
-	}
-	return d.r.plan(l.job), nil
-}
-
-func (d *Directory) inTheWayLocked(l *landing) (way index.Plan) {
-	for _, step := range d.r.plan(l.job) {
-		if step.Action != index.MakeDirectory {
-			continue
-		}
-		if stat, err := d.disk.root.Lstat(step.Entry.Path.String()); err == nil && stat.Kind != durable.Directory {
-			way = append(way, step)
-		}
-	}
-	return way
-}
 
 // stage puts whatever the plan needs beside its target. The first error of one file is the error of all: a batch is
 // visible whole or not at all.
@@ -250,11 +232,28 @@ func (d *Directory) stepsLocked(l *landing, plan index.Plan) error {
 			return fmt.Errorf("%s cannot be replaced: %w", step.Entry.Path, err)
 		}
 		if !l.isRevert() {
-			d.r.land(step.Entry)
+			d.landLocked(step)
 		}
 		l.done = append(l.done, step.Entry)
 	}
 	return nil
+}
+
+// landLocked has the replica follow a step. Where the disk was not touched, a deletion made here is still to be told; so is
+// that of what has no place.
+func (d *Directory) landLocked(step index.Step) {
+	p := step.Entry.Path
+	since, pending := d.r.deletes[p]
+	d.r.land(step.Entry)
+	if step.Action != index.Note {
+		return
+	}
+	if !pending && d.r.displaced(step.Entry, nil) && !d.r.ownedByOthers(p) {
+		since, pending = time.Now(), true
+	}
+	if pending {
+		d.r.deletes[p] = since
+	}
 }
 
 // observeTouchedLocked looks at the paths that a plan is about to change, and observes those that are not on the disk as the
@@ -382,72 +381,6 @@ func (d *Directory) removeLocked(expired []*index.Entry) {
 		}
 		delete(d.seen, e.Path)
 	}
-}
-
-// recoverLocked finishes what a crash interrupted, by the same steps that would have followed. What is neither staged any
-// more nor on the disk already is left to the peers, who offer it again.
-func (d *Directory) recoverLocked() error {
-	for _, intent := range d.intents {
-		payload, err := intent.Read()
-		if err != nil {
-			return err
-		}
-		if len(payload) < 16+wire.HeaderSize {
-			continue
-		}
-		frame, err := wire.Decode(payload[16+4], payload[16+wire.HeaderSize:])
-		o, ok := frame.(wire.Offer)
-		if err != nil || !ok {
-			d.log.Warn("an intent cannot be read; the peers will offer again what it was about", "error", err)
-			continue
-		}
-		for _, e := range o.Entries {
-			d.r.scope.Rehash(e)
-		}
-		l := &landing{job: &job{entries: o.Entries}, token: string(payload[:16]), dirs: map[index.Path]bool{}}
-		for _, step := range d.r.plan(l.job) {
-			if !d.recoverableLocked(l, step) {
-				continue
-			}
-			if err := d.stepLocked(l, step); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				d.faultLocked(WriteFailed, step.Entry.Path, err) // left to the peers as well
-				continue
-			}
-			d.r.land(step.Entry)
-			d.r.dirty[step.Entry.Path] = true
-		}
-		for dir := range l.dirs {
-			if err := d.syncDir(dir); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// recoverableLocked reports whether a step can be taken: what it needs is staged, or it was taken already (then Place finds
-// nothing staged, which is fine).
-func (d *Directory) recoverableLocked(l *landing, step index.Step) bool {
-	e := step.Entry
-	switch c := e.Content.(type) {
-	case index.File:
-		if step.Action != index.PutFile {
-			return true
-		}
-		if stat, err := d.disk.root.Staged(e.Path.String(), l.stagedAs(e)); err == nil && stat.Size == c.Size {
-			return true
-		}
-		s, err := d.disk.look(e.Path)
-		f, ok := s.found.Content.(index.File)
-		return err == nil && ok && f.Digest == c.Digest
-	case index.Symlink:
-		if _, err := d.disk.root.Staged(e.Path.String(), l.stagedAs(e)); err == nil {
-			return true
-		}
-		target, err := d.disk.root.Readlink(e.Path.String())
-		return err == nil && target == c.Target
-	}
-	return true
 }
 
 // rootOr returns a path's name below the root; the root itself is ".".

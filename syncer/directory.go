@@ -52,13 +52,14 @@ type Directory struct {
 
 	// Lock order: mu alone. It is held while the disk is compared with or changed along the replica, so that nobody sees the
 	// one without the other; never while a file is staged, sent or synced in bulk.
-	mu      sync.Mutex
-	r       *replica                    // guarded by mu
-	seen    map[index.Path]durable.Stat // guarded by mu: the disk as the replica knows it
-	cache   contentCache                // guarded by mu
-	links   map[fleet.NodeID]*conversation
-	faults  map[string]Fault // guarded by mu, by code and path
-	changed chan struct{}    // guarded by mu: closed at the next change
+	mu       sync.Mutex
+	r        *replica                    // guarded by mu
+	seen     map[index.Path]durable.Stat // guarded by mu: the disk as the replica knows it
+	scaffold map[index.Path]bool         // guarded by mu: directories that stand for the sake of what is in them; see scaffoldLocked
+	cache    contentCache                // guarded by mu
+	links    map[fleet.NodeID]*conversation
+	faults   map[string]Fault // guarded by mu, by code and path
+	changed  chan struct{}    // guarded by mu: closed at the next change
 
 	saving sync.Mutex // held while the store is written; taken before mu
 
@@ -94,6 +95,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		DirectoryConfig: cfg,
 		log:             s.Log.With("directory", cfg.Name),
 		seen:            map[index.Path]durable.Stat{},
+		scaffold:        map[index.Path]bool{},
 		links:           map[fleet.NodeID]*conversation{},
 		faults:          map[string]Fault{},
 		changed:         make(chan struct{}),

@@ -126,20 +126,44 @@ func (d *Directory) takeScanLocked(s *survey) (touched []index.Path) {
 			continue
 		}
 		d.seen[p] = got.stat
+		if d.scaffold[p] && got.stat.Kind == durable.Directory && d.r.x.Live(p) == nil {
+			s.Found[p] = index.Found{Held: true} // nobody made it here
+		}
 		if file, ok := got.found.Content.(index.File); ok && got.data != nil && d.r.seeded {
 			d.cache.put(file.Digest, got.data)
 		}
 	}
-	for _, p := range s.Looked {
-		if _, found := s.Found[p]; !found {
-			delete(d.seen, p)
-		}
-	}
+	d.doubtAbsenceLocked(s)
 	d.noteSurveyLocked(s)
 	d.reserveLocked(len(s.Found))
 	touched = d.r.observe(now, s.Scan)
 	d.stirLocked()
 	return touched
+}
+
+// doubtAbsenceLocked looks once more for what the survey did not see although it should be there: it may have been put there
+// since, by the replication itself.
+func (d *Directory) doubtAbsenceLocked(s *survey) {
+	doubt := func(p index.Path) {
+		if _, found := s.Found[p]; found {
+			return
+		}
+		_, err := d.disk.root.Lstat(p.String())
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, durable.ErrKind) {
+			delete(d.seen, p)
+			return
+		}
+		s.Found[p] = index.Found{Held: true}
+		s.busy = append(s.busy, p)
+	}
+	for _, p := range s.Looked {
+		doubt(p)
+	}
+	for _, dir := range s.Listed {
+		for e := range d.r.x.Children(dir) {
+			doubt(e.Path)
+		}
+	}
 }
 
 // retryFirst and retryLast bound how soon a file is looked at again that was being written.

@@ -1,6 +1,7 @@
 package syncer
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"slices"
 	"time"
@@ -272,7 +273,7 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 	if ahead := clock.Sub(now); ahead > futureLimit || ahead < -futureLimit {
 		r.clockAhead[from] = ahead
 	}
-	r.compareFingerprints(from, g.Fingerprint)
+	r.compareFingerprints(now, from, g.Fingerprint)
 	r.noteJoined()
 }
 
@@ -398,23 +399,27 @@ func (r *replica) have(now time.Time, from fleet.NodeID, h wire.Have) {
 			r.refusedBy[from] = append(r.refusedBy[from], refusal)
 		}
 	}
-	r.compareFingerprints(from, h.Fingerprint)
+	r.compareFingerprints(now, from, h.Fingerprint)
 	r.forget()
 	r.noteJoined()
 }
 
 // compareFingerprints starts a repair where two nodes hold the same writes and yet not the same entries: one of them was damaged.
 // Each offers the other everything, once for each such finding.
-func (r *replica) compareFingerprints(from fleet.NodeID, theirs index.Fingerprint) {
+func (r *replica) compareFingerprints(now time.Time, from fleet.NodeID, theirs index.Fingerprint) {
 	v := r.peers[from]
 	if theirs == (index.Fingerprint{}) || theirs == r.x.Fingerprint() || theirs == v.mended ||
 		!r.settled() || !v.acked.Equal(r.x.Held()) {
 		return
 	}
 	v.mended = theirs
+	v.haveAt = now // it may have looked when this node was not settled yet
 	for e := range r.x.All {
 		v.repair = append(v.repair, e)
 	}
+	slices.SortFunc(v.repair, func(a, b *index.Entry) int {
+		return cmp.Or(a.Origin.Compare(b.Origin), cmp.Compare(a.Seq, b.Seq))
+	})
 }
 
 // settled reports whether the fingerprint speaks of exactly what is durably held.

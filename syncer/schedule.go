@@ -49,7 +49,9 @@ func (r *replica) planReverts() {
 // plan says what a job means for the disk as the index is now: entries that have lost meanwhile are not in it.
 func (r *replica) plan(j *job) index.Plan {
 	if !j.isRevert() {
-		return index.MakePlan(r.x, j.entries, r.reserved)
+		plan := index.MakePlan(r.x, j.entries, r.reserved)
+		r.noteDisplaced(plan)
+		return plan
 	}
 	var known []*index.Entry
 	for _, e := range j.entries {
@@ -110,6 +112,11 @@ func (r *replica) abandon(now time.Time, j *job) {
 	if v := r.peers[j.from]; v != nil {
 		v.again, v.haveAt = true, now.Add(time.Second)
 	}
+}
+
+// flying reports whether any job is under way.
+func (r *replica) flying() bool {
+	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.flying })
 }
 
 func (r *replica) drop(j *job) {

@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"flag"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -12,10 +13,13 @@ import (
 	"time"
 )
 
+var seeds = flag.Uint64("churn.seeds", 60, "how many fleets TestChurn troubles")
+
 // Whatever three nodes do to their files, and whatever is done to them meanwhile, they end up with the same.
 func TestChurn(t *testing.T) {
-	for seed := range uint64(300) {
+	for seed := range *seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				c := newChurn(t, seed)
 				for range 60 {

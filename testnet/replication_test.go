@@ -355,6 +355,30 @@ func TestAModeTravelsWithoutItsFile(t *testing.T) {
 	})
 }
 
+// What a receiver makes to put a file into is not a change that the receiver made.
+func TestADirectoryKeepsItsMode(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		f.Stop(2)
+		f.Write(0, "private/key", "of fe1")
+		f.Settle()
+		f.Chmod(1, "private", 0o700) // so the directory is fe2's, the file in it fe1's
+		f.Settle()
+		f.Cut(1, 2)
+		f.Start(2)
+		f.Advance(time.Second)
+		expect(t, f, 2, "private/key", "of fe1") // the directory's own entry still waits for fe2 to bring it
+		f.Settle()
+		f.AssertSame()
+		info, err := os.Stat(f.Path(1, "private"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o700 {
+			t.Errorf("where it was made it is %s now", info.Mode())
+		}
+	})
+}
+
 func TestATouchIsNoChange(t *testing.T) {
 	story(t, three, func(t *testing.T, f *testnet.Fleet) {
 		f.Write(0, "file", "content")
@@ -400,6 +424,46 @@ func TestAMassDeleteHalts(t *testing.T) {
 		f.Write(1, "news", "for all") // who is halted still receives
 		f.Advance(5 * time.Second)
 		expect(t, f, 0, "news", "for all")
+	})
+}
+
+// A root that is gone or another one says nothing about the files that were in it.
+func TestAReplacedRootHalts(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		f.Write(0, "a", "1")
+		f.Settle()
+		root := f.Path(0, ".")
+		if err := os.Rename(root, root+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(root, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		f.Advance(5 * time.Second)
+		if d := directoryOf(f, 0); d.State != control.Halted || !strings.Contains(d.Reason, "replaced by another directory") {
+			t.Errorf("fe1 is %s: %s", d.State, d.Reason)
+		}
+		expect(t, f, 1, "a", "1")
+		f.Write(1, "b", "2")
+		f.Advance(5 * time.Second)
+		expect(t, f, 2, "b", "2")
+		expectNone(t, f, 0, "b") // it is not written into what is not the directory
+	})
+}
+
+// What is above wins over what is below it, when one path was made two kinds of thing.
+func TestAFileAndADirectoryOfOneName(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		f.CutAll(2)
+		f.Write(0, "it/inside", "a directory")
+		f.Advance(time.Second)
+		f.Write(2, "it", "a file, later")
+		f.Advance(20 * time.Second)
+		f.Heal()
+		f.Settle()
+		f.AssertSame()
+		expect(t, f, 0, "it", "a file, later")
+		expectArchived(t, f, 0, "it/inside", "a directory")
 	})
 }
 
@@ -481,6 +545,41 @@ func TestDirectoriesMadeAnew(t *testing.T) {
 		expect(t, f, 2, "dir/late", "4")
 		expect(t, f, 2, "dir/a/b/late", "5")
 		expectNone(t, f, 2, "dir/old")
+	})
+}
+
+// A deletion waits a second before it is told. A version of the file that arrives meanwhile and is the same as the one that
+// was deleted does not make it forgotten.
+func TestADeletionOfWhatArrivesAgain(t *testing.T) {
+	story(t, testnet.Options{Nodes: 3, Latency: 100 * time.Millisecond}, func(t *testing.T, f *testnet.Fleet) {
+		f.Write(1, "file", "the same")
+		f.Advance(10 * time.Millisecond)
+		f.Write(0, "file", "the same")
+		f.Advance(10 * time.Millisecond)
+		f.Remove(1, "file")
+		f.Settle()
+		f.AssertSame()
+		expectNone(t, f, 0, "file")
+	})
+}
+
+// Once everybody knows of a deletion nobody remembers it, and no crash may bring back what was deleted.
+func TestWhatWasDeletedStaysDeletedAfterACrash(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		f.Write(0, "dir/a", "1")
+		f.Write(0, "dir/b", "2")
+		f.Settle()
+		f.Remove(0, "dir/a", "dir/b")
+		f.Settle()
+		f.Remove(0, "dir")
+		f.Settle()
+		f.Crash(2)
+		f.Start(2)
+		f.Settle()
+		f.AssertSame()
+		if tree := f.Tree(2); len(tree) > 0 {
+			t.Errorf("there is %v", tree)
+		}
 	})
 }
 

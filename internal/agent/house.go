@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,6 +140,7 @@ func (h *house) openSyncer(identity *peer.Identity) error {
 		if h.isStore(d.Name) {
 			dc.Ignore = append([]string{archiveDir + "/*/" + nginx.PlaceholderGeneration}, dc.Ignore...)
 			dc.Reserved = reservedPaths(h.cfg.Certificates)
+			dc.Applied, dc.Observed = h.storeChanged, h.storeChanged
 		}
 		configs = append(configs, dc)
 	}
@@ -384,6 +386,15 @@ func (h *house) filesChanged(paths []index.Path) {
 		return
 	}
 	h.findings.touch(paths)
+}
+
+// storeChanged is filesChanged without the challenges: nginx reads those when it is asked for them, and a test of its
+// configuration for their sake would stand in the way of the certificate that they are there for.
+func (h *house) storeChanged(paths []index.Path) {
+	challenges := index.MustPath(acmeDir)
+	if slices.ContainsFunc(paths, func(p index.Path) bool { return !p.Under(challenges) }) {
+		h.filesChanged(paths)
+	}
 }
 
 // followChanges turns every engine's changes into the one by which status is watched.

@@ -28,7 +28,8 @@ import (
 const (
 	liveDir      = "live"
 	archiveDir   = "archive"
-	challengeDir = "acme/.well-known/acme-challenge"
+	acmeDir      = "acme"
+	challengeDir = acmeDir + "/.well-known/acme-challenge"
 
 	generationsKept = 5
 	maxPEM          = 1 << 20 // bytes of a file with keys or certificates

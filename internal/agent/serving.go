@@ -62,16 +62,29 @@ func (h *house) noteReport(r nginx.Report) {
 			f.problems[key] = p
 		}
 	}
+	var fresh []nginx.Problem
 	for _, p := range r.Problems {
 		key := string(p.Code) + " " + p.Name
-		since := time.Now()
-		if old, known := before[key]; known {
-			since = old.since
+		old, known := before[key]
+		if !known {
+			old.since = time.Now()
 		}
-		f.problems[key] = finding{p, since}
+		if old.Text != p.Text {
+			fresh = append(fresh, p)
+		}
+		f.problems[key] = finding{p, old.since}
 	}
 	f.keepServedLocked(r.Served)
 	f.mu.Unlock()
+	h.logReport(r, fresh)
+	h.changed.fire()
+}
+
+// logReport tells what an Apply did. One that found everything as it was is not worth a line.
+func (h *house) logReport(r nginx.Report, fresh []nginx.Problem) {
+	if !r.Reloaded && len(r.Outcomes) == 0 {
+		r.Steps, r.Served = nil, nil
+	}
 	for _, s := range r.Steps {
 		h.log.Info("nginx", "step", s.Name, "took", s.Took)
 	}
@@ -79,13 +92,12 @@ func (h *house) noteReport(r nginx.Report) {
 		h.log.Info("certificate installed", "certificate", o.Name, "generation", o.Generation, "previous", o.Previous,
 			"installed", o.Installed, "used", o.Used, "rolled_back", o.RolledBack, "reason", o.Reason)
 	}
-	for _, p := range r.Problems {
+	for _, p := range fresh {
 		h.log.Warn(p.Text, "problem", string(p.Code), "certificate", p.Name)
 	}
 	for _, s := range r.Served {
 		h.log.Info("served", "certificate", s.Name, "listener", s.Listener, "key_type", s.KeyType, "state", string(s.State), "serial", s.Serial, "detail", s.Detail)
 	}
-	h.changed.fire()
 }
 
 func (f *findings) keepServedLocked(all []nginx.Served) {
@@ -174,18 +186,42 @@ func (h *house) adopt(c config.Certificate) {
 }
 
 // lookAgain handshakes with this node's listeners and keeps what they show. It reports whether something is not as it
-// should be.
+// should be. An nginx that went down, or came up, is the keeper's business: it says what is wrong, and what no longer is.
 func (h *house) lookAgain(ctx context.Context) (again bool) {
-	wants := h.wants("")
-	if len(wants) == 0 || !h.cfg.Nginx.Enabled {
+	if !h.cfg.Nginx.Enabled {
 		return false
 	}
-	served := h.nginx.Verify(ctx, wants)
-	h.findings.mu.Lock()
-	h.findings.keepServedLocked(served)
-	h.findings.mu.Unlock()
+	f := &h.findings
+	served := h.nginx.Verify(ctx, h.wants(""))
+	f.mu.Lock()
+	notify := f.downLocked() || f.reachOtherwiseLocked(served)
+	f.keepServedLocked(served)
+	f.mu.Unlock()
 	h.changed.fire()
-	return slices.ContainsFunc(served, func(s nginx.Served) bool { return s.State != nginx.Current })
+	if notify {
+		h.keeper.Notify()
+	}
+	return notify || slices.ContainsFunc(served, func(s nginx.Served) bool { return s.State != nginx.Current })
+}
+
+// downLocked reports whether nginx was found down when it was last needed.
+func (f *findings) downLocked() bool {
+	for _, p := range f.problems {
+		if p.Code == nginx.Down {
+			return true
+		}
+	}
+	return false
+}
+
+// reachOtherwiseLocked reports whether a listener that could be reached no longer can, or the other way round.
+func (f *findings) reachOtherwiseLocked(now []nginx.Served) bool {
+	return slices.ContainsFunc(now, func(s nginx.Served) bool {
+		before := slices.ContainsFunc(f.served[s.Name], func(old nginx.Served) bool {
+			return old.Listener == s.Listener && old.KeyType == s.KeyType && old.State == nginx.Unreachable
+		})
+		return before != (s.State == nginx.Unreachable)
+	})
 }
 
 // wants returns what this node's nginx should serve: for one declared name, or for all.

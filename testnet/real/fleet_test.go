@@ -15,8 +15,8 @@ import (
 	"certswarm/testnet/real"
 )
 
-// binary is the certswarm program under test.
-var binary string
+// program is the certswarm program under test.
+var program string
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == frontend.Standin { // a fleet of ours runs it as its front-end
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		dir, err := os.MkdirTemp("", "certswarm-build-")
 		if err == nil {
 			defer func() { _ = os.RemoveAll(dir) }()
-			binary, err = real.Build(context.Background(), dir)
+			program, err = real.Build(context.Background(), dir)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -51,7 +51,7 @@ func start(t testing.TB, c real.Config) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), fuse, errors.New("the fuse blew"))
 	t.Cleanup(cancel)
-	c.Binary = binary
+	c.Binary = program
 	fleet, err := real.Start(ctx, c)
 	if err != nil {
 		t.Fatal(err)

@@ -19,7 +19,7 @@ func claims(seen evidence) []claim {
 		{"every front-end had served every token before the CA was told to look", seen.earlyAccept()},
 		{"the CA validated each name from three perspectives, at as many front-ends as there are", seen.narrowValidation()},
 		{"one order, one certificate", seen.extraIssuance()},
-		{"every nginx was tested, reloaded, and confirmed by its own agent", seen.missingSteps()},
+		{"every front-end was tested, reloaded, and confirmed by its own agent", seen.missingSteps()},
 	}
 	for _, node := range seen.nodes {
 		all = append(all, claim{fmt.Sprintf("a handshake with the front-end of %s shows serial %s", node, seen.serial()), seen.wrongSerial(node)})

@@ -119,11 +119,10 @@ func (e evidence) ofTheCA() []moment {
 
 // installation is how one agent put the certificate into service.
 type installation struct {
-	node   string
-	at     time.Time // when the agent reported it, which is when the last step ended
-	steps  []step
-	shown  []string // what its own handshakes showed
-	serves bool
+	node  string
+	at    time.Time // when the agent reported it, which is when the last step ended
+	steps []step
+	shown []string // what its own handshakes showed
 }
 
 type step struct {
@@ -167,12 +166,12 @@ func installs(events []real.Event) []installation {
 // moments gives each step the time at which it ended.
 func (i installation) moments() []moment {
 	words := map[string]string{
-		"baseline": "the configuration was good before, too",
+		"baseline": "the configuration was good before",
 		"switch":   "live/ leads to the new generation: key and chain in one rename",
-		"test":     "nginx accepts it",
-		"reload":   "nginx was told",
+		"test":     "the configuration is good with it",
+		"reload":   "the front-end was told to read it",
 		"confirm":  "handshakes until several in a row show it",
-		"rollback": "nginx refused it: the previous one is back",
+		"rollback": "the configuration is not good with it: the previous one is back",
 	}
 	var all []moment
 	at := i.at

@@ -1,0 +1,78 @@
+package syncer
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"certswarm/internal/durable"
+	"certswarm/syncer/index"
+)
+
+// prepareLocked makes the directories in which a job's files are to stand: nothing can be staged there before, and what staging made
+// by itself would be taken for a change made here. Those that are part of the job are made as they are to be, others are
+// scaffolding. It returns the plan for what is left.
+func (d *Directory) prepareLocked(l *landing) (index.Plan, error) {
+	dirs := d.directoriesLocked(l)
+	if len(dirs) > 0 && !l.isRevert() && d.observeTouchedLocked(dirs) {
+		dirs = d.directoriesLocked(l) // what was changed here meanwhile may have won
+	}
+	err := d.stepsLocked(l, dirs)
+	if !l.isRevert() {
+		for _, e := range l.done {
+			d.r.dirty[e.Path] = true // whatever becomes of the job
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	plan := d.r.plan(l.job)
+	for _, step := range plan {
+		if step.Action == index.PutFile || step.Action == index.PutLink {
+			if err := d.scaffoldLocked(step.Entry.Path.Parent()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return plan, nil
+}
+
+func (d *Directory) directoriesLocked(l *landing) (dirs index.Plan) {
+	for _, step := range d.r.plan(l.job) {
+		if step.Action == index.MakeDirectory {
+			dirs = append(dirs, step)
+		}
+	}
+	return dirs
+}
+
+// scaffoldLocked makes a directory whose own entry is still on its way, or lost against a deletion. It says nothing about this node's wishes.
+func (d *Directory) scaffoldLocked(dir index.Path) error {
+	if dir.IsZero() {
+		return nil
+	}
+	if _, err := d.disk.root.Lstat(dir.String()); !errors.Is(err, fs.ErrNotExist) {
+		return nil // if it is no directory, staging will say so
+	}
+	if err := d.scaffoldLocked(dir.Parent()); err != nil {
+		return err
+	}
+	d.scaffold[dir] = true
+	_, err := d.disk.root.MkDir(dir.String(), 0o755, durable.AsItIs)
+	return err
+}
+
+// tidyScaffoldLocked takes down the scaffolding that no job needs any more. It stays where files without a directory of their own remain.
+func (d *Directory) tidyScaffoldLocked() {
+	if len(d.scaffold) == 0 || d.r.flying() {
+		return
+	}
+	dirs := slices.SortedFunc(maps.Keys(d.scaffold), func(a, b index.Path) int { return cmp.Compare(b.String(), a.String()) })
+	for _, dir := range dirs { // what is below comes first
+		if d.r.x.Live(dir) != nil || d.disk.root.Remove(dir.String()) == nil {
+			delete(d.scaffold, dir)
+		}
+	}
+}
