@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -166,36 +166,13 @@ func (d *Directory) doubtAbsenceLocked(s *survey) {
 	}
 }
 
-// retryFirst and retryLast bound how soon a file is looked at again that was being written.
-const (
-	retryFirst = time.Millisecond
-	retryLast  = 50 * time.Millisecond
-)
-
-// patience is for how long a new file under a name that programs use for unfinished files is left alone: it is usually about to
-// be renamed to what it is for.
-const patience = 100 * time.Millisecond
-
-func looksUnfinished(name string) bool {
-	if name[0] == '.' || name[0] == '#' || strings.HasSuffix(name, "~") || strings.Contains(name, ".tmp") {
-		return true
-	}
-	switch path.Ext(name) {
-	case ".new", ".part", ".partial", ".temp", ".swp", ".swx", ".bak":
-		return true
-	}
-	return false
-}
-
 // notice turns hints into surveys until ctx ends.
 func (d *Directory) notice(ctx context.Context) {
 	rehash := time.NewTimer(rehashInterval)
 	retry := time.NewTimer(time.Hour)
 	defer rehash.Stop()
 	defer retry.Stop()
-	var waiting []index.Path
-	unfinished := map[index.Path]time.Time{} // since when they are waited for
-	delay := retryFirst
+	later := postponed{}
 	for {
 		all := false
 		var paths []index.Path
@@ -215,47 +192,52 @@ func (d *Directory) notice(ctx context.Context) {
 			close(i.done)
 			continue
 		case <-retry.C:
-			paths, waiting = waiting, nil
-			delay = min(2*delay, retryLast)
+			paths = later.due(time.Now())
 		case hint := <-d.watch.Hints():
 			paths, all = d.gather(hint)
+			paths = d.finished(paths, later)
 		}
-		s := d.survey(d.finished(paths, unfinished, &waiting), all)
-		var touched []index.Path
-		if len(s.Looked)+len(s.Listed) > 0 {
-			d.mu.Lock()
-			touched = d.takeScanLocked(s)
-			d.mu.Unlock()
+		if all || len(paths) > 0 {
+			d.lookAt(paths, all, later)
 		}
-		if d.Observed != nil && len(touched) > 0 {
-			d.Observed(touched)
+		if wait, some := later.next(time.Now()); some {
+			retry.Reset(wait)
 		}
-		if len(s.busy) == 0 && len(waiting) == 0 {
-			delay = retryFirst
-			continue
-		}
-		waiting = append(waiting, s.busy...)
-		retry.Reset(delay)
 	}
 }
 
-// finished returns those of the paths that may be looked at now; the others wait their time out.
-func (d *Directory) finished(paths []index.Path, since map[index.Path]time.Time, waiting *[]index.Path) []index.Path {
-	var now []index.Path
-	for _, p := range paths {
-		first, waits := since[p]
-		switch {
-		case !looksUnfinished(p.Base()), waits && time.Since(first) >= patience, d.knows(p):
-			delete(since, p)
-			now = append(now, p)
-		case !waits:
-			since[p] = time.Now()
-			*waiting = append(*waiting, p)
-		default:
-			*waiting = append(*waiting, p)
+// lookAt surveys and observes; what it was too early for is postponed.
+func (d *Directory) lookAt(paths []index.Path, all bool, later postponed) {
+	s := d.survey(paths, all)
+	for _, p := range s.Looked {
+		if !slices.Contains(s.busy, p) {
+			delete(later, p)
 		}
 	}
-	return now
+	var touched []index.Path
+	if len(s.Looked)+len(s.Listed) > 0 {
+		d.mu.Lock()
+		touched = d.takeScanLocked(s)
+		d.mu.Unlock()
+	}
+	now := time.Now()
+	for _, p := range s.busy {
+		later.again(p, now)
+	}
+	if d.Observed != nil && len(touched) > 0 {
+		d.Observed(touched)
+	}
+}
+
+// finished returns those of the paths that may be looked at now; the others get their time to become something else.
+func (d *Directory) finished(paths []index.Path, later postponed) []index.Path {
+	return slices.DeleteFunc(paths, func(p index.Path) bool {
+		if !looksUnfinished(p.Base()) || d.knows(p) {
+			return false
+		}
+		later.leave(p, time.Now())
+		return true
+	})
 }
 
 func (d *Directory) knows(p index.Path) bool {
@@ -268,7 +250,7 @@ func (d *Directory) knows(p index.Path) bool {
 func (d *Directory) gather(first Hint) (paths []index.Path, all bool) {
 	seen := map[string]bool{}
 	take := func(h Hint) {
-		if h.Overflow {
+		if h.Overflow || h.Path == d.Path { // news of the root itself: it may be another one
 			all = true
 			return
 		}
