@@ -1,46 +1,33 @@
 package syncer
 
 import (
-	"encoding/binary"
 	"errors"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 
+	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 )
 
-// inotify is the real Watcher, on inotify(7) itself: a watch is of an inode, and whoever adds a path learns which. Libraries that
-// remember paths lose what is below a directory that was renamed, and what was made anew under an old name.
+// inotify is the real Watcher, on fsnotify. A kernel watch is of an inode, while fsnotify remembers paths: after a directory was
+// renamed it tells wrong names for what is below it, or nothing at all. So at such a rename, which is rare, it is replaced by a new one
+// that knows nothing, and everything is to be watched and looked at again.
 type inotify struct {
-	file    *os.File // non-blocking: its reader waits in the runtime, and is woken by Close
-	raw     syscall.RawConn
 	hints   chan Hint
 	quit    chan struct{}
 	pumping sync.WaitGroup
 
-	mu   sync.Mutex       // held over adding a watch: no event of it may be taken before its path is known
-	dirs map[int32]string // guarded by mu, by watch descriptor; the name by which each was added last
+	mu   sync.Mutex
+	w    *fsnotify.Watcher   // guarded by mu; replaced only by pump
+	dirs map[string]struct{} // guarded by mu: what w was told to watch
 }
-
-// heard are the events of which a Hint is made.
-const heard = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_MOVED_TO | unix.IN_MOVED_FROM |
-	unix.IN_DELETE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
 
 // NewInotify starts a Watcher on inotify(7). It ends, with its goroutine, when it is closed.
 func NewInotify() (Watcher, error) {
-	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	w, err := fsnotify.NewWatcher()
 	if err != nil {
-		return nil, os.NewSyscallError("inotify_init1", err)
+		return nil, err
 	}
-	n := &inotify{
-		file: os.NewFile(uintptr(fd), "inotify"), hints: make(chan Hint, 1024), quit: make(chan struct{}), dirs: map[int32]string{},
-	}
-	if n.raw, err = n.file.SyscallConn(); err != nil {
-		return nil, errors.Join(err, n.file.Close())
-	}
+	n := &inotify{w: w, dirs: map[string]struct{}{}, hints: make(chan Hint, 1024), quit: make(chan struct{})}
 	n.pumping.Go(n.pump)
 	return n, nil
 }
@@ -49,19 +36,14 @@ func NewInotify() (Watcher, error) {
 func (n *inotify) Add(dir string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var wd int
-	var err error
-	if closed := n.raw.Control(func(fd uintptr) { wd, err = unix.InotifyAddWatch(int(fd), dir, heard) }); closed != nil {
-		return closed
-	}
+	err := n.w.Add(dir)
 	if errors.Is(err, unix.ENOSPC) {
 		return ErrWatchLimit
 	}
-	if err != nil {
-		return &os.PathError{Op: "watch", Path: dir, Err: err}
+	if err == nil {
+		n.dirs[dir] = struct{}{}
 	}
-	n.dirs[int32(wd)] = dir
-	return nil
+	return err
 }
 
 // Hints implements Watcher.
@@ -70,51 +52,62 @@ func (n *inotify) Hints() <-chan Hint { return n.hints }
 // Close implements Watcher.
 func (n *inotify) Close() error {
 	close(n.quit)
-	err := n.file.Close()
 	n.pumping.Wait()
-	return err
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.w.Close()
 }
 
 func (n *inotify) pump() {
-	buf := make([]byte, 64<<10)
+	n.mu.Lock()
+	w := n.w
+	n.mu.Unlock()
 	for {
-		size, err := n.file.Read(buf)
-		if err != nil {
-			return // closed: nothing else fails while the descriptor is good
-		}
-		for events := buf[:size]; len(events) >= unix.SizeofInotifyEvent; {
-			hint, some, rest := n.take(events)
-			events = rest
-			if !some {
-				continue
+		var hint Hint
+		select {
+		case <-n.quit:
+			return
+		case event, open := <-w.Events:
+			switch {
+			case !open:
+				return
+			case event.Has(fsnotify.Rename) && n.watched(event.Name):
+				w = n.renew()
+				hint.Overflow = true
+			default:
+				hint.Path = event.Name
 			}
-			select {
-			case n.hints <- hint:
-			case <-n.quit:
+		case _, open := <-w.Errors:
+			if !open {
 				return
 			}
+			hint.Overflow = true // whatever went wrong with reading events (ErrEventOverflow above all), some may be lost
+		}
+		select {
+		case n.hints <- hint:
+		case <-n.quit:
+			return
 		}
 	}
 }
 
-// take makes a Hint of the first event, a struct inotify_event and its name, if it is one to tell of.
-func (n *inotify) take(events []byte) (hint Hint, some bool, rest []byte) {
-	wd := int32(binary.NativeEndian.Uint32(events))
-	mask := binary.NativeEndian.Uint32(events[4:])
-	end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
-	base := strings.TrimRight(string(events[unix.SizeofInotifyEvent:end]), "\x00")
-	rest = events[end:]
-
+func (n *inotify) watched(dir string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	dir, known := n.dirs[wd]
-	switch {
-	case mask&(unix.IN_Q_OVERFLOW|unix.IN_UNMOUNT) != 0:
-		return Hint{Overflow: true}, true, rest
-	case mask&unix.IN_IGNORED != 0:
-		delete(n.dirs, wd)
-	case known:
-		return Hint{Path: filepath.Join(dir, base)}, true, rest
+	_, yes := n.dirs[dir]
+	return yes
+}
+
+// renew replaces the fsnotify watcher by one without memory. Without one to be had (the limit of instances) the old one stays; the rescan
+// that follows, and the periodic one, still find what it misses.
+func (n *inotify) renew() *fsnotify.Watcher {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	fresh, err := fsnotify.NewWatcher()
+	if err != nil {
+		return n.w
 	}
-	return Hint{}, false, rest
+	_ = n.w.Close() // nobody reads it any more
+	n.w, n.dirs = fresh, map[string]struct{}{}
+	return fresh
 }

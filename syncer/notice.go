@@ -14,9 +14,10 @@ import (
 )
 
 // Watcher is the kernel's word that something changed; the disk itself is the truth. Add watches one directory, not what is
-// below it; adding again what is watched already loses nothing, and is how a directory that was renamed or made anew is heard by the name
-// that it has now. Hints names the paths of what may have changed, absolute; Overflow says that hints were lost. Adding fails with an error that matches
-// ErrWatchLimit when the kernel has no more watches to give.
+// below it; adding again what is watched already loses nothing, and is how a directory that was renamed or made anew is
+// heard by the name that it has now. Hints names the paths of what may have changed, absolute; Overflow says that hints were lost, and
+// perhaps watches with them: everything must be added again and then looked at. Adding fails with an error that matches ErrWatchLimit when
+// the kernel has no more watches to give.
 type Watcher interface {
 	Add(dir string) error
 	Hints() <-chan Hint

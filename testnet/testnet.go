@@ -2,9 +2,9 @@
 // simulated network, inside a testing/synctest bubble and so in virtual time. A test cuts cables, crashes nodes, writes files
 // and asks whether everybody ends up with the same.
 //
-// It is not the real thing where the kernel is concerned: packets, hints of changed files and the sockets of people come from here, nginx and
-// the CA are absent. It cannot kill an agent between two effects on the disk, for nothing inside a bubble can be stopped there. Real
-// processes on real sockets are in testnet/real.
+// It is not the real thing where the kernel is concerned: packets and sockets come from here, hints of changed files are fetched instead of
+// awaited, nginx and the CA are absent. It cannot kill an agent between two effects on the disk, for nothing inside a bubble can be stopped
+// there. Real processes on real sockets are in testnet/real.
 package testnet
 
 import (

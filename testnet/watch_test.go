@@ -42,6 +42,7 @@ type watched struct {
 	t      *testing.T
 	root   string
 	listen func()
+	dirs   []string // added
 	heard  []string
 }
 
@@ -109,6 +110,8 @@ func testWatcher(t *testing.T, open func(*testing.T) (syncer.Watcher, func())) {
 			w.hears("new/sub/file")
 			w.write("new/file")
 			w.hears("new/file")
+			w.write("new/sub/second")
+			w.hears("new/sub/second")
 		},
 		"adding twice changes nothing": func(t *testing.T, w *watched) {
 			w.add(".")
@@ -139,6 +142,17 @@ func (w *watched) at(name string) string { return filepath.Join(w.root, name) }
 func (w *watched) add(dir string) {
 	w.t.Helper()
 	check(w.t, w.Add(w.at(dir)))
+	w.dirs = append(w.dirs, dir)
+}
+
+// startOver does what an overflow asks for.
+func (w *watched) startOver() {
+	w.t.Helper()
+	for _, dir := range w.dirs {
+		if _, err := os.Stat(w.at(dir)); err == nil {
+			check(w.t, w.Add(w.at(dir)))
+		}
+	}
 }
 
 func (w *watched) write(name string) {
@@ -146,7 +160,7 @@ func (w *watched) write(name string) {
 	check(w.t, os.WriteFile(w.at(name), []byte("content"), 0o600))
 }
 
-// hears waits for a hint of name.
+// hears waits for a hint of name, or finds it when it looks after an overflow.
 func (w *watched) hears(name string) {
 	w.t.Helper()
 	w.listen()
@@ -155,6 +169,12 @@ func (w *watched) hears(name string) {
 		select {
 		case h := <-w.Hints():
 			w.heard = append(w.heard, h.Path)
+			if h.Overflow {
+				w.startOver()
+				if _, err := os.Lstat(w.at(name)); err == nil {
+					return
+				}
+			}
 			if h.Path == w.at(name) {
 				return
 			}
