@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,23 +16,23 @@ import (
 	"certswarm/testnet/real"
 )
 
-// program is the certswarm program under test.
-var program string
+// buildDir holds the certswarm program under test.
+var buildDir string
+
+// program builds it, once, and in a test: see real.Build.
+var program = sync.OnceValues(func() (string, error) { return real.Build(context.Background(), buildDir) })
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == frontend.Standin { // a fleet of ours runs it as its front-end
 		os.Exit(frontend.StandinMain(os.Args[2:], os.Stdout, os.Stderr))
 	}
 	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "certswarm-build-")
-		if err == nil {
-			defer func() { _ = os.RemoveAll(dir) }()
-			program, err = real.Build(context.Background(), dir)
-		}
-		if err != nil {
+		var err error
+		if buildDir, err = os.MkdirTemp("", "certswarm-build-"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+		defer func() { _ = os.RemoveAll(buildDir) }()
 		return m.Run()
 	}())
 }
@@ -51,7 +52,11 @@ func start(t testing.TB, c real.Config) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), fuse, errors.New("the fuse blew"))
 	t.Cleanup(cancel)
-	c.Binary = program
+	binary, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Binary = binary
 	fleet, err := real.Start(ctx, c)
 	if err != nil {
 		t.Fatal(err)
