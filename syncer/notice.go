@@ -283,6 +283,12 @@ func (d *Directory) survey(paths []index.Path, all bool) *survey {
 		d.rootLost(err)
 		return newScan()
 	}
+	if all {
+		d.mu.Lock() // what stood in the way of the last full look is found again, or gone
+		d.clearFaultLocked(WatchLimited, index.Path{})
+		d.clearFaultLocked(DirectoryUnreadable, index.Path{})
+		d.mu.Unlock()
+	}
 	s := newScan()
 	if all {
 		d.walkInto(s, index.Path{})

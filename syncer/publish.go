@@ -39,6 +39,9 @@ type Receipt struct {
 // under epoch, which must be the zero Epoch unless this node holds the lease. When it returns the batch is here, whole; see Await for the others. On
 // an error nothing is published.
 func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error) {
+	if !d.MayWrite(d.r.self.Node) {
+		return Receipt{}, fmt.Errorf("nothing can be published: this node is not one of the writers of %s", d.Name)
+	}
 	writes = append(d.missingParents(writes), writes...)
 	entries := make([]*index.Entry, 0, len(writes))
 	for _, w := range writes {

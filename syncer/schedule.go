@@ -256,14 +256,35 @@ func (r *replica) tick(now time.Time) []*index.Entry {
 // revertMemory is for how long a reverted edit is reported.
 const revertMemory = time.Hour
 
+// judgement returns when the pending deletions are judged, all together: when no other has joined them for deleteDelay, and at the
+// latest after deleteWindow. Zero: there are none.
+func (r *replica) judgement() time.Time {
+	var first, last time.Time
+	for _, since := range r.deletes {
+		if first.IsZero() || since.Before(first) {
+			first = since
+		}
+		if since.After(last) {
+			last = since
+		}
+	}
+	if first.IsZero() {
+		return first
+	}
+	if latest := first.Add(deleteWindow); latest.Before(last.Add(deleteDelay)) {
+		return latest
+	}
+	return last.Add(deleteDelay)
+}
+
 // judgeDeletes sends out the deletions that have waited long enough, or halts if they are too many to believe.
 func (r *replica) judgeDeletes(now time.Time) {
 	var due []index.Change
 	var paths []index.Path
-	for p, since := range r.deletes {
-		if now.Before(since.Add(deleteDelay)) {
-			continue
-		}
+	if at := r.judgement(); at.IsZero() || now.Before(at) {
+		return
+	}
+	for p := range r.deletes {
 		delete(r.deletes, p)
 		if r.x.Live(p) != nil {
 			due = append(due, index.Change{Path: p, Content: index.Tombstone{}})
@@ -304,9 +325,7 @@ func (r *replica) wake(now time.Time) time.Time {
 			at(t)
 		}
 	}
-	for _, since := range r.deletes {
-		at(since.Add(deleteDelay))
-	}
+	at(r.judgement())
 	at(r.x.NextExpiry())
 	for _, v := range r.peers {
 		later(v.haveAt)

@@ -70,6 +70,12 @@ type conversation struct {
 	stir   signal
 }
 
+// Violation is the error of a conversation in which the peer broke the protocol; every other error is the end of a stream.
+type Violation struct{ error }
+
+// Unwrap returns what was wrong.
+func (v Violation) Unwrap() error { return v.error }
+
 // Converse exchanges frames with a peer until the stream or ctx ends; each side opens by saying Hello. The error says why it ended and is never
 // nil: whoever owns the connection should end it with the conversation.
 func (s *Syncer) Converse(ctx context.Context, link Link, stream Stream) error {
@@ -185,7 +191,7 @@ func (s *Syncer) listen(c *conversation) error {
 				d.takeHave(c, f)
 			}
 		default:
-			return fmt.Errorf("%s sent a %T into the conversation", c.Peer().Short(), frame)
+			return Violation{fmt.Errorf("%s sent a %T into the conversation", c.Peer().Short(), frame)}
 		}
 	}
 }
@@ -207,13 +213,17 @@ func readFrame(from io.Reader) (wire.Frame, error) {
 	}
 	kind, size, err := wire.ParseHeader(header)
 	if err != nil {
-		return nil, err
+		return nil, Violation{err}
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(from, body); err != nil {
 		return nil, err
 	}
-	return wire.Decode(kind, body)
+	frame, err := wire.Decode(kind, body)
+	if err != nil {
+		return nil, Violation{err}
+	}
+	return frame, nil
 }
 
 func (d *Directory) meet(c *conversation, clock time.Time, g wire.Greeting) {
@@ -237,7 +247,7 @@ func (d *Directory) leave(c *conversation) {
 // takeOffer verifies an offer and hands it to the replica. An error costs the peer its connection.
 func (d *Directory) takeOffer(c *conversation, o wire.Offer) error {
 	if err := d.r.scope.Verify(o.Origin.Node, o.Key, o.Entries); err != nil {
-		return fmt.Errorf("an offer from %s cannot be believed: %w", d.r.nameOf(c.Peer()), err)
+		return Violation{fmt.Errorf("an offer from %s cannot be believed: %w", d.r.nameOf(c.Peer()), err)}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

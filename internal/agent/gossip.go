@@ -137,8 +137,11 @@ func (l link) OpenFetch(ctx context.Context) (syncer.Stream, error) {
 // in the log, and it may try again.
 func (h *house) converse(ctx context.Context, s *peer.Session, stream peer.Stream) {
 	err := h.syncer.Converse(ctx, link{s}, stream)
+	var broken syncer.Violation
+	if errors.As(err, &broken) {
+		h.log.Warn("a peer broke the protocol; it is disconnected", "peer", h.name(s.Peer()), "error", err)
+	}
 	if ctx.Err() == nil {
-		h.log.Warn("the conversation with a peer ended", "peer", h.name(s.Peer()), "error", err)
 		s.Close("the conversation ended: " + err.Error())
 	}
 }

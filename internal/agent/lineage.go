@@ -233,8 +233,9 @@ func (l *lineages) found(c config.Certificate, now time.Time) (key, chain []byte
 	return key, chain, true
 }
 
-// makeWay removes a real directory at live/NAME whose files have been adopted, so that the link can take its place.
-func (l *lineages) makeWay(name string) error {
+// makeWay brings the link to the wished generation to where a real directory stands whose files have been adopted. They are in the
+// archive by then, and a crash in between leaves the link to be made at the next start.
+func (l *lineages) makeWay(name string, generation int) error {
 	root := l.dir.Root()
 	link := liveDir + "/" + name
 	names, err := root.ReadDir(link)
@@ -246,5 +247,5 @@ func (l *lineages) makeWay(name string) error {
 			return err
 		}
 	}
-	return nil
+	return root.ReplaceSymlink(link, fmt.Sprintf("../%s/%s/%d", archiveDir, name, generation))
 }

@@ -60,6 +60,9 @@ func (h *house) faultProblem(d *syncer.Directory, f syncer.Fault) control.Proble
 	case syncer.EditReverted:
 		p.Because = "who may write here is writers: in the configuration, and what the lease holder wrote is its own"
 		p.Next = fmt.Sprintf("ls %s/archive/%s/%s", h.cfg.StateDir, d.Name, printable(f.Path))
+	case syncer.EntryRefused:
+		p.Because = "the others keep what they had there"
+		p.Next = "certswarm config show"
 	case syncer.WatchLimited:
 		p.Next = "sysctl fs.inotify.max_user_watches"
 	default:

@@ -126,14 +126,19 @@ func (h *house) keepServing(ctx context.Context) {
 	running.Go(func() { h.keeper.Run(ctx) })
 	look := time.NewTimer(0)
 	defer look.Stop()
+	forced := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-h.findings.touched:
-			h.pursueWishes(true)
+			h.pursueWishes(true, false)
 		case <-look.C:
-			h.pursueWishes(false)
+			again := time.Since(forced) >= verifySeldom
+			if again {
+				forced = time.Now()
+			}
+			h.pursueWishes(false, again)
 			if h.lookAgain(ctx) {
 				look.Reset(verifyOften)
 			} else {
@@ -144,8 +149,9 @@ func (h *house) keepServing(ctx context.Context) {
 }
 
 // pursueWishes notifies the keeper of every certificate whose live link is not what the fleet wishes, and adopts what was
-// brought to this node. filesToo says that other files changed as well.
-func (h *house) pursueWishes(filesToo bool) {
+// brought to this node. filesToo says that other files changed as well; again, that what nginx refused is to be tried once more, for its
+// configuration may have been mended.
+func (h *house) pursueWishes(filesToo, again bool) {
 	var installs []nginx.Install
 	for _, c := range h.store.declared {
 		wished := h.store.wished(c.Name)
@@ -157,12 +163,12 @@ func (h *house) pursueWishes(filesToo bool) {
 		if wished == 0 || wished == installed {
 			continue
 		}
-		if err := h.store.makeWay(c.Name); err != nil {
+		if err := h.store.makeWay(c.Name, wished); err != nil {
 			h.log.Error("a directory stands where a link must be", "certificate", c.Name, "error", err)
 			continue
 		}
 		installs = append(installs, nginx.Install{
-			Name: c.Name, Names: c.Names, Generation: wished, Urgent: installed == 0,
+			Name: c.Name, Names: c.Names, Generation: wished, Urgent: installed == 0, Force: again,
 		})
 	}
 	if len(installs) > 0 || filesToo {
@@ -174,7 +180,7 @@ func (h *house) pursueWishes(filesToo bool) {
 // they are until the link takes their place.
 func (h *house) adopt(c config.Certificate) {
 	key, chain, ok := h.store.found(c, time.Now())
-	if !ok {
+	if !ok || !h.store.dir.MayWrite(h.self.ID) {
 		return
 	}
 	generation, _, err := h.store.install(fleet.Epoch{}, c.Name, key, chain)
@@ -188,7 +194,7 @@ func (h *house) adopt(c config.Certificate) {
 // lookAgain handshakes with this node's listeners and keeps what they show. It reports whether something is not as it
 // should be. An nginx that went down, or came up, is the keeper's business: it says what is wrong, and what no longer is.
 func (h *house) lookAgain(ctx context.Context) (again bool) {
-	if !h.cfg.Nginx.Enabled {
+	if !h.serves() {
 		return false
 	}
 	f := &h.findings
@@ -243,8 +249,15 @@ func (h *house) wants(name string) []nginx.Want {
 // verifyHere handshakes with this node's own listeners.
 func (h *house) verifyHere(ctx context.Context, name string) []control.Result {
 	results := []control.Result{}
-	if h.store == nil || !h.cfg.Nginx.Enabled {
+	if !h.serves() {
 		return results
+	}
+	for _, c := range h.store.declared {
+		if h.store.wished(c.Name) == 0 && (name == "" || name == c.Name) {
+			results = append(results, control.Result{
+				Node: h.self.Name, Name: c.Name, State: control.Stale, Error: "nothing is issued yet: a placeholder stands in",
+			})
+		}
 	}
 	served := h.nginx.Verify(ctx, h.wants(name))
 	for _, s := range served {

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"certswarm/acmeclient"
+	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
 	"certswarm/syncer"
 )
@@ -51,8 +52,10 @@ func reasonOf(ds syncer.DirectoryStatus) string {
 	return strings.TrimSpace(string(f.Code) + ": " + f.Text)
 }
 
-// serves reports whether an nginx is in this node's care.
-func (h *house) serves() bool { return h.store != nil && h.cfg.Nginx.Enabled }
+// serves reports whether an nginx is in this node's care: one that it tests, reloads and looks at.
+func (h *house) serves() bool {
+	return h.store != nil && h.cfg.Nginx.Enabled && h.cfg.Nginx.Control != config.ControlNone
+}
 
 func (h *house) leaseStatus() control.Lease {
 	v := h.elector.View()

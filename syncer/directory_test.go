@@ -1,0 +1,79 @@
+package syncer
+
+import (
+	"crypto/ed25519"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"certswarm/internal/durable"
+	"certswarm/internal/fleet"
+	"certswarm/syncer/index"
+)
+
+// openAlone opens one directory on a node without peers.
+func openAlone(t *testing.T) *Directory {
+	t.Helper()
+	base := t.TempDir()
+	for _, dir := range []string{"state", "certs"} {
+		if err := os.Mkdir(filepath.Join(base, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state, err := durable.OpenRoot(filepath.Join(base, "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	public := key.Public().(ed25519.PublicKey)
+	self := fleet.IDOf(public)
+	all := func(fleet.NodeID) bool { return true }
+	s, err := Open(Config{
+		Self: self, Key: public, Sign: func(m []byte) []byte { return ed25519.Sign(key, m) }, Cluster: "test", State: state,
+		NameOf: fleet.NodeID.Short, Watch: NewInotify, Log: slog.New(slog.DiscardHandler),
+	}, []DirectoryConfig{{
+		Name: "certs", Path: filepath.Join(base, "certs"), MaxFile: 1 << 20, MaxDelete: 50,
+		Members: func() []fleet.NodeID { return []fleet.NodeID{self} }, MayWrite: all, MayLease: all,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Abandon(); err != nil {
+			t.Error(err)
+		}
+		if err := state.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.Directories()[0]
+}
+
+// A directory listed before something was published into it, and judged after it, says nothing about it.
+func TestASurveyOlderThanAPublicationDeletesNothing(t *testing.T) {
+	d := openAlone(t)
+	p := index.MustPath("journal.json")
+	before := newScan()
+	d.walkInto(before, index.Path{})
+	if _, err := d.Publish(fleet.Epoch{Term: 1, Index: 1}, Write{Path: p, Data: []byte("{}"), Perm: 0o600}); err != nil {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.takeScanLocked(before)
+	if len(d.r.reverts) > 0 || len(d.r.deletes) > 0 {
+		t.Errorf("reverts %v, deletes %v", d.r.reverts, d.r.deletes)
+	}
+}
+
+func TestNobodyPublishesWhereHeMayNotWrite(t *testing.T) {
+	d := openAlone(t)
+	d.MayWrite = func(fleet.NodeID) bool { return false }
+	if _, err := d.Publish(fleet.Epoch{}, Write{Path: index.MustPath("a"), Data: []byte("1"), Perm: 0o600}); err == nil {
+		t.Error("published")
+	}
+	if _, err := os.Lstat(filepath.Join(d.Path, "a")); err == nil {
+		t.Error("and left on the disk")
+	}
+}
