@@ -122,7 +122,7 @@ func (c Config) check() error {
 		}
 	}
 	if _, err := netip.ParseAddr(c.Address); err != nil {
-		return fmt.Errorf("Address: %w", err)
+		return fmt.Errorf("the address: %w", err)
 	}
 	for _, port := range []int{c.HTTPPort, c.HTTPSPort} {
 		if port < 1 || port > 65535 {
