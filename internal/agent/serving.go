@@ -202,12 +202,27 @@ func (h *house) lookAgain(ctx context.Context) (again bool) {
 	f.mu.Lock()
 	notify := f.downLocked() || f.reachOtherwiseLocked(served)
 	f.keepServedLocked(served)
+	f.dropMendedLocked(served)
 	f.mu.Unlock()
 	h.changed.fire()
 	if notify {
 		h.keeper.Notify()
 	}
 	return notify || slices.ContainsFunc(served, func(s nginx.Served) bool { return s.State != nginx.Current })
+}
+
+// dropMendedLocked ends the problem of certificates that every listener shows by now.
+func (f *findings) dropMendedLocked(served []nginx.Served) {
+	mended := map[string]bool{}
+	for _, s := range served {
+		before, seen := mended[s.Name]
+		mended[s.Name] = s.State == nginx.Current && (before || !seen)
+	}
+	for key, p := range f.problems {
+		if p.Code == nginx.NotServed && mended[p.Name] {
+			delete(f.problems, key)
+		}
+	}
 }
 
 // downLocked reports whether nginx was found down when it was last needed.
