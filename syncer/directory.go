@@ -63,19 +63,22 @@ type Directory struct {
 
 	saving sync.Mutex // held while the store is written; taken before mu
 
-	started time.Time
+	started    time.Time
+	loggedHalt string // guarded by mu
 
 	stirWork, stirSave, stirTime signal
 	rescan                       signal
 	inspections                  chan inspection
+	ended                        chan struct{} // closed when nobody takes inspections any more
 }
 
 // signal wakes one goroutine; a second one before it woke is the same.
 type signal chan struct{}
 
-// inspection is somebody's wish to have everything read again, and what to do with it under the lock.
+// inspection is somebody's wish to have everything read again, and what to do with it under the lock; do returns what is not as it
+// was.
 type inspection struct {
-	do   func(*survey)
+	do   func(*survey) []index.Path
 	done chan struct{}
 }
 
@@ -105,6 +108,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		stirTime:        newSignal(),
 		rescan:          newSignal(),
 		inspections:     make(chan inspection),
+		ended:           make(chan struct{}),
 	}
 	begun := d // an error is returned without it
 	defer func() {
@@ -247,6 +251,13 @@ func (d *Directory) run(ctx context.Context) error {
 
 // stirLocked wakes whoever may have something to do after the replica changed.
 func (d *Directory) stirLocked() {
+	if halt := d.r.halt; halt != d.loggedHalt {
+		if d.loggedHalt = halt; halt != "" {
+			d.log.Error("halted: nothing that changes here goes out before certswarm resume", "reason", halt)
+		} else {
+			d.log.Info("the halt has ended")
+		}
+	}
 	d.stirWork.wake()
 	d.stirSave.wake()
 	d.stirTime.wake()

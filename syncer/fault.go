@@ -102,7 +102,7 @@ func (d *Directory) noteOutcomeLocked(j *job, err error) {
 	}
 	if j.isRevert() && err == nil {
 		for _, e := range j.entries {
-			d.log.Warn("a local change was put back; it is kept in the archive", "path", e.Path.String())
+			d.log.Warn("what the fleet has was put back; a file that was here is in the archive", "path", e.Path.String())
 		}
 	}
 }

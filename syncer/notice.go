@@ -119,7 +119,16 @@ func (d *Directory) walkInto(s *survey, dir index.Path) {
 // takeScanLocked has the replica observe a survey. What changed on the disk since it was looked at is left for the next
 // look: the hint for it is on its way.
 func (d *Directory) takeScanLocked(s *survey) (touched []index.Path) {
-	now := time.Now()
+	d.verifyScanLocked(s)
+	d.noteSurveyLocked(s)
+	d.reserveLocked(len(s.Found))
+	touched = d.r.observe(time.Now(), s.Scan)
+	d.stirLocked()
+	return touched
+}
+
+// verifyScanLocked leaves in a survey only what is true in this moment.
+func (d *Directory) verifyScanLocked(s *survey) {
 	for p, got := range s.sights {
 		if stat, err := d.disk.root.Lstat(p.String()); err != nil || stat != got.stat {
 			s.Found[p] = index.Found{Held: true}
@@ -135,11 +144,6 @@ func (d *Directory) takeScanLocked(s *survey) (touched []index.Path) {
 		}
 	}
 	d.doubtAbsenceLocked(s)
-	d.noteSurveyLocked(s)
-	d.reserveLocked(len(s.Found))
-	touched = d.r.observe(now, s.Scan)
-	d.stirLocked()
-	return touched
 }
 
 // doubtAbsenceLocked looks once more for what the survey did not see although it should be there: it may have been put there
@@ -169,6 +173,7 @@ func (d *Directory) doubtAbsenceLocked(s *survey) {
 
 // notice turns hints into surveys until ctx ends.
 func (d *Directory) notice(ctx context.Context) {
+	defer close(d.ended)
 	rehash := time.NewTimer(rehashInterval)
 	retry := time.NewTimer(time.Hour)
 	defer rehash.Stop()
@@ -188,10 +193,10 @@ func (d *Directory) notice(ctx context.Context) {
 		case i := <-d.inspections:
 			s := d.survey(nil, true)
 			d.mu.Lock()
-			i.do(s)
+			touched := i.do(s)
 			d.mu.Unlock()
 			close(i.done)
-			continue
+			d.follow(s, touched, later)
 		case <-retry.C:
 			paths = later.due(time.Now())
 		case hint := <-d.watch.Hints():
@@ -221,6 +226,11 @@ func (d *Directory) lookAt(paths []index.Path, all bool, later postponed) {
 		touched = d.takeScanLocked(s)
 		d.mu.Unlock()
 	}
+	d.follow(s, touched, later)
+}
+
+// follow postpones what was busy, and tells who cares of what is not as it was.
+func (d *Directory) follow(s *survey, touched []index.Path, later postponed) {
 	now := time.Now()
 	for _, p := range s.busy {
 		later.again(p, now)

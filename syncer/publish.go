@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -164,6 +165,10 @@ func (d *Directory) placeOwnLocked(e *index.Entry, staged string, dirs map[index
 	switch c := e.Content.(type) {
 	case index.Tombstone:
 		err = d.disk.root.Remove(e.Path.String())
+		if errors.Is(err, durable.ErrNotEmpty) { // what is not replicated is in it; it stays, and is noticed as new
+			d.rescan.wake()
+			err = nil
+		}
 	case index.Directory:
 		_, err = d.disk.root.MkDir(e.Path.String(), uint32(c.Perm), durable.AsItIs)
 	default:
@@ -251,6 +256,24 @@ func (d *Directory) ReadFile(p index.Path, limit int64) ([]byte, error) {
 // Root gives access to the directory's disk, for what is Reserved. Whoever uses it changes only that.
 func (d *Directory) Root() *durable.Root { return d.disk.root }
 
+// Displace puts a symbolic link where a real directory stands, for what is Reserved; what was in the directory is in the archive
+// first. Nothing happens where no directory stands.
+func (d *Directory) Displace(p index.Path, target string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	stat, err := d.disk.root.Lstat(p.String())
+	if errors.Is(err, fs.ErrNotExist) || err == nil && stat.Kind != durable.Directory {
+		return nil
+	}
+	if err == nil {
+		err = d.clearLocked(p)
+	}
+	if err == nil { // a crash before this line leaves an empty directory, over which the same call puts the link
+		err = d.disk.root.ReplaceSymlink(p.String(), target)
+	}
+	return err
+}
+
 // LocalOwner returns whom the directory's policy gives files to on this node, durable.AsItIs without a policy.
 func (d *Directory) LocalOwner() durable.Owner {
 	if d.disk.owners.policy != nil {
@@ -322,10 +345,12 @@ func (d *Directory) Resume(ctx context.Context, accept bool) error {
 	if err := d.disk.root.Replaced(); err != nil {
 		return fmt.Errorf("the directory is still not what it was: %w", err)
 	}
-	return d.inspect(ctx, func(s *survey) {
+	return d.inspect(ctx, func(s *survey) []index.Path {
+		d.verifyScanLocked(s)
 		d.reserveLocked(d.r.x.Len() + len(s.Found))
 		d.r.resume(time.Now(), s.Scan, accept)
 		d.stirLocked()
+		return nil
 	})
 }
 
@@ -337,14 +362,18 @@ func (d *Directory) halted() string {
 
 // Rescan reads everything again and returns when what is on the disk by now is known, and on its way.
 func (d *Directory) Rescan(ctx context.Context) error {
-	return d.inspect(ctx, func(s *survey) { d.takeScanLocked(s) })
+	return d.inspect(ctx, func(s *survey) []index.Path { return d.takeScanLocked(s) })
 }
 
+var errEnded = errors.New("the agent is ending or taking a new configuration; try again")
+
 // inspect has everything read again and hands it to do, under the lock.
-func (d *Directory) inspect(ctx context.Context, do func(*survey)) error {
+func (d *Directory) inspect(ctx context.Context, do func(*survey) []index.Path) error {
 	i := inspection{do: do, done: make(chan struct{})}
 	select {
 	case d.inspections <- i:
+	case <-d.ended:
+		return errEnded
 	case <-ctx.Done():
 		return ctx.Err()
 	}

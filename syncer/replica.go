@@ -3,6 +3,7 @@ package syncer
 import (
 	"cmp"
 	"crypto/ed25519"
+	"fmt"
 	"slices"
 	"time"
 
@@ -141,6 +142,9 @@ func (r *replica) tickClock(now time.Time) index.HLC {
 // something else. It returns the paths that are not as they were.
 func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path) {
 	changes := index.Observe(r.x, scan, r.same)
+	if !r.seeded {
+		r.doubtStart(now, changes)
+	}
 	gone := map[index.Path]bool{}
 	var mine []index.Change
 	for _, c := range changes {
@@ -150,7 +154,9 @@ func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path)
 		switch {
 		case r.reserved(c.Path) || r.halt != "":
 		case r.ownedByOthers(c.Path):
-			r.reverts[c.Path] = true
+			if _, directory := c.Content.(index.Directory); !directory || r.x.Live(c.Path) != nil {
+				r.reverts[c.Path] = true // a directory of this node's alone is nobody's edit
+			}
 		case !dead:
 			mine = append(mine, c)
 		case r.deletes[c.Path].IsZero():
@@ -164,6 +170,19 @@ func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path)
 	}
 	r.author(mine, func(c index.Change) index.Stamp { return r.stampFor(now, c) })
 	return touched
+}
+
+// doubtStart halts before anything goes out if too much is gone since the last run: what else changed is part of that decision.
+func (r *replica) doubtStart(now time.Time, changes []index.Change) {
+	var gone []index.Path
+	for _, c := range changes {
+		if _, dead := c.Content.(index.Tombstone); dead && !r.reserved(c.Path) && !r.ownedByOthers(c.Path) {
+			gone = append(gone, c.Path)
+		}
+	}
+	if index.Suspicious(r.x, gone, 0, r.maxDelete) {
+		r.stop(now, fmt.Sprintf("%d of %d files are gone since the last run; max_delete is %d%%", index.Lost(r.x, gone), r.x.Files(), r.maxDelete))
+	}
 }
 
 // stop halts: this node receives, but sends no change of its own until a person says so.

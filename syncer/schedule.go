@@ -405,7 +405,7 @@ func (r *replica) state() State {
 	if r.halt != "" {
 		return Halted
 	}
-	behind := len(r.jobs) > 0 || len(r.reverts) > 0 && r.joined
+	behind := len(r.jobs) > 0 || len(r.deletes) > 0 || len(r.reverts) > 0 && r.joined
 	for _, v := range r.peers {
 		behind = behind || !r.x.Held().Covers(v.announced)
 	}

@@ -34,6 +34,7 @@ type Agent struct {
 	identity *peer.Identity
 	house    atomic.Pointer[house]
 	requests chan reload
+	accepted *config.Config // the one in force; belongs to the goroutine of Run
 
 	mu      sync.Mutex
 	refused *control.Problem // guarded by mu: the last reload was refused
@@ -68,6 +69,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return errors.Join(err, socket.Close())
 	}
 	a.house.Store(h)
+	a.accepted = cfg
 	a.log.Info("certswarm is up", "node", h.self.Name, "id", h.self.ID.String(), "version", a.version, "cluster", cfg.Cluster)
 
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
@@ -116,12 +118,13 @@ func (a *Agent) await(ctx context.Context, h *house, ended <-chan error) (next *
 		case err := <-ended:
 			return nil, nil, errors.Join(errors.New("the agent cannot go on"), err)
 		case r := <-a.requests:
-			cfg, err := a.read(h.cfg)
+			cfg, err := a.read(a.accepted)
 			a.noteReload(err)
 			switch {
 			case err != nil:
 				r.done <- err
-			case h.takes(cfg):
+			case h.takes(a.accepted, cfg):
+				a.accepted = cfg
 				r.done <- nil
 			default:
 				return cfg, r.done, nil
@@ -142,6 +145,13 @@ func (a *Agent) read(old *config.Config) (*config.Config, error) {
 	if _, err := cfg.Self(a.identity.ID()); err != nil {
 		return nil, err
 	}
+	for _, d := range cfg.Directories { // what would fail halfway is refused before anything is touched
+		if info, err := os.Stat(d.Path); err != nil {
+			return nil, fmt.Errorf("directory %s: %w", d.Name, err)
+		} else if !info.IsDir() {
+			return nil, fmt.Errorf("directory %s: %s is not a directory", d.Name, d.Path)
+		}
+	}
 	return cfg, nil
 }
 
@@ -150,13 +160,14 @@ func (a *Agent) move(old *house, cfg *config.Config) error {
 	next, err := build(cfg, a.identity, a.version, a.edges, a.log, a.changed)
 	if err != nil {
 		a.noteReload(err)
-		again, oldErr := build(old.cfg, a.identity, a.version, a.edges, a.log, a.changed)
+		again, oldErr := build(a.accepted, a.identity, a.version, a.edges, a.log, a.changed)
 		if oldErr != nil {
 			return errors.Join(err, oldErr)
 		}
 		next = again
 	} else {
-		a.log.Info("the new configuration is in force", "changed", config.Changes(old.cfg, cfg))
+		a.log.Info("the new configuration is in force", "changed", config.Changes(a.accepted, cfg))
+		a.accepted = cfg
 	}
 	next.started = old.started
 	a.house.Store(next)
@@ -173,16 +184,25 @@ func (a *Agent) noteReload(err error) {
 		a.log.Error("the new configuration is refused; the old one stays in force", "error", err)
 		a.refused = &control.Problem{
 			Code: control.ConfigRefused, Severity: control.ConfigRefused.Severity(), Since: control.At(time.Now()),
-			Node: a.house.Load().self.Name, Text: err.Error(), Because: "the old configuration stays in force",
+			Node: a.house.Load().self.Name, Text: oneLine(err), Because: "the old configuration stays in force",
 			Next: "certswarm config check",
 		}
 	}
 	a.changed.fire()
 }
 
+// oneLine is an error as a status has room for: of several, the first and how many more there are.
+func oneLine(err error) string {
+	first, rest, several := strings.Cut(err.Error(), "\n")
+	if several {
+		first = fmt.Sprintf("%s (and %d more)", first, 1+strings.Count(rest, "\n"))
+	}
+	return first
+}
+
 // takes adopts a configuration that differs in nothing but the peer list, and reports whether it did.
-func (h *house) takes(cfg *config.Config) bool {
-	changes := config.Changes(h.cfg, cfg)
+func (h *house) takes(old, cfg *config.Config) bool {
+	changes := config.Changes(old, cfg)
 	for _, field := range changes {
 		if field != "peers" && !strings.HasPrefix(field, "peers[") && !strings.HasPrefix(field, "peers.") {
 			return false
@@ -193,6 +213,11 @@ func (h *house) takes(cfg *config.Config) bool {
 		return false
 	}
 	roster := cfg.Roster()
+	for _, m := range roster.Members() {
+		if was, known := old.Roster().ByID(m.ID); known && was.Role != m.Role {
+			return false // which directories two nodes share is agreed when they meet
+		}
+	}
 	h.roster.Store(&roster)
 	h.mesh.SetRoster(roster)
 	h.elector.SetRoster(roster)

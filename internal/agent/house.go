@@ -49,7 +49,8 @@ type house struct {
 	reports  reports
 	findings findings
 	changed  *broadcast
-	blocked  blocked // what the barrier waits for
+	blocked  blocked     // what the barrier waits for
+	mayAdopt atomic.Bool // it is known what the fleet has
 }
 
 // privateDirectory is replicated among the issuers only: the ACME account and the journal, keys included. Its name cannot be
@@ -228,8 +229,14 @@ func (h *house) furnish() error {
 		if wished := h.store.wished(c.Name); wished > 0 {
 			_, linkErr := root.Lstat(link)
 			_, bundleErr := root.Lstat(archivePath(c.Name, wished, "fullchain.pem").String())
-			if linkErr != nil && bundleErr == nil {
-				if err := root.ReplaceSymlink(link, fmt.Sprintf("../%s/%s/%d", archiveDir, c.Name, wished)); err != nil {
+			switch {
+			case bundleErr != nil:
+			case linkErr != nil:
+				if err := root.ReplaceSymlink(link, generationLink(c.Name, wished)); err != nil {
+					return err
+				}
+			default:
+				if err := h.store.makeWay(c.Name, wished); err != nil {
 					return err
 				}
 			}
@@ -319,7 +326,7 @@ func (h *house) run(ctx context.Context) error {
 
 // act is what the holder of the lease does, whenever this node is it.
 func (h *house) act(ctx context.Context) {
-	if h.acme == nil || !h.awaitSettled(ctx) {
+	if h.acme == nil || !h.awaitSettled(ctx) || !pause(ctx, adoptTime) {
 		return
 	}
 	for _, d := range h.syncer.Directories() {
@@ -346,6 +353,9 @@ func (h *house) act(ctx context.Context) {
 // long enough for every live peer to connect (see the reconnect bound of internal/peer).
 const settleTime = 8 * time.Second
 
+// adoptTime is what others get, once the fleet has met, to publish certificates that were brought to them.
+const adoptTime = 500 * time.Millisecond
+
 // awaitSettled waits until every issuer is connected and everything that the peers announced is here, or settleTime has passed.
 func (h *house) awaitSettled(ctx context.Context) bool {
 	limit := time.NewTimer(settleTime)
@@ -370,14 +380,26 @@ func (h *house) settled() bool {
 		if m.ID == h.self.ID {
 			continue
 		}
-		for _, d := range []*syncer.Directory{h.store.dir, h.private} {
+		for _, d := range h.shared() {
 			if _, met := d.Status().Peers[m.ID]; !met {
 				return false
 			}
 		}
 	}
-	return h.store.dir.Status().State != syncer.Behind && h.store.dir.Status().State != syncer.Joining &&
-		h.private.Status().State == syncer.InSync
+	for _, d := range h.shared() {
+		if state := d.Status().State; state == syncer.Behind || state == syncer.Joining {
+			return false
+		}
+	}
+	return true
+}
+
+// shared is what this node has in common with the issuers.
+func (h *house) shared() []*syncer.Directory {
+	if h.private == nil {
+		return []*syncer.Directory{h.store.dir}
+	}
+	return []*syncer.Directory{h.store.dir, h.private}
 }
 
 // filesChanged wakes whoever cares about files: nginx may refer to them, a wish may be among them, or something to adopt.

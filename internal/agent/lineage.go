@@ -78,12 +78,7 @@ func (l *lineages) wished(name string) int {
 	if !ok {
 		return 0
 	}
-	number, found := strings.CutPrefix(link.Target, "../"+archiveDir+"/"+name+"/")
-	generation, err := strconv.Atoi(number)
-	if !found || err != nil || generation < 1 {
-		return 0
-	}
-	return generation
+	return generationOf(name, link.Target)
 }
 
 // installed returns the generation that this node's live link leads to, 0 for a placeholder or anything else.
@@ -92,11 +87,7 @@ func (l *lineages) installed(name string) int {
 	if err != nil {
 		return 0
 	}
-	generation, err := strconv.Atoi(filepath.Base(target))
-	if err != nil {
-		return 0
-	}
-	return generation
+	return generationOf(name, target)
 }
 
 // chain reads a generation's certificates, leaf first.
@@ -180,7 +171,7 @@ func (l *lineages) install(epoch fleet.Epoch, name string, key, chain []byte) (i
 		{Path: archivePath(name, next, "fullchain.pem"), Data: chain, Perm: 0o644},
 		{Path: archivePath(name, next, "cert.pem"), Data: leaf, Perm: 0o644},
 		{Path: archivePath(name, next, "chain.pem"), Data: rest, Perm: 0o644},
-		{Path: livePath(name), Link: fmt.Sprintf("../%s/%s/%d", archiveDir, name, next)},
+		{Path: livePath(name), Link: generationLink(name, next)},
 	}
 	if len(numbers) >= generationsKept {
 		writes = append(writes, l.prune(name, numbers[:len(numbers)-generationsKept+1])...)
@@ -233,19 +224,22 @@ func (l *lineages) found(c config.Certificate, now time.Time) (key, chain []byte
 	return key, chain, true
 }
 
-// makeWay brings the link to the wished generation to where a real directory stands whose files have been adopted. They are in the
-// archive by then, and a crash in between leaves the link to be made at the next start.
+// makeWay brings the link to the wished generation to where a real directory stands.
 func (l *lineages) makeWay(name string, generation int) error {
-	root := l.dir.Root()
-	link := liveDir + "/" + name
-	names, err := root.ReadDir(link)
-	if err != nil {
-		return nil // it is a link, or nothing
+	return l.dir.Displace(livePath(name), generationLink(name, generation))
+}
+
+// generationLink is where live/NAME leads for a generation.
+func generationLink(name string, generation int) string {
+	return fmt.Sprintf("../%s/%s/%d", archiveDir, name, generation)
+}
+
+// generationOf reads what generationLink wrote, 0 for anything else.
+func generationOf(name, target string) int {
+	number, found := strings.CutPrefix(target, "../"+archiveDir+"/"+name+"/")
+	generation, err := strconv.Atoi(number)
+	if !found || err != nil || generation < 1 {
+		return 0
 	}
-	for _, file := range names {
-		if err := root.Remove(link + "/" + file); err != nil {
-			return err
-		}
-	}
-	return root.ReplaceSymlink(link, fmt.Sprintf("../%s/%s/%d", archiveDir, name, generation))
+	return generation
 }

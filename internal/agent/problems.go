@@ -50,7 +50,11 @@ func (h *house) faultProblem(d *syncer.Directory, f syncer.Fault) control.Proble
 	switch f.Code {
 	case syncer.DirectoryHalted:
 		p.Because = "so many deletions at once are more often an accident than a wish"
-		p.Next = fmt.Sprintf("certswarm resume %s --restore, or --accept to let them go out", d.Name)
+		p.Next = fmt.Sprintf("on %s: certswarm resume %s --restore, or --accept to let them go out", h.self.Name, d.Name)
+		if d.Root().Replaced() != nil {
+			p.Because = "a directory that is not there says nothing about its files"
+			p.Next = fmt.Sprintf("on %s: ls -ld %s; findmnt; once it is back: certswarm resume %s --restore", h.self.Name, d.Path, d.Name)
+		}
 	case syncer.DiskFull:
 		p.Next = "df -h " + d.Path
 	case syncer.HeldFile, syncer.NameRefused, syncer.DirectoryUnreadable, syncer.OwnershipFailed:
@@ -130,6 +134,9 @@ func (h *house) refusalProblems() []control.Problem {
 		if time.Since(r.Last) > refusalMemory || r.ID.IsZero() {
 			continue // who did not even prove a key is a counter, no problem
 		}
+		if _, connected := h.mesh.Session(r.ID); connected {
+			continue // it was mended
+		}
 		code := control.PeerRefused
 		if r.Reason == peer.ReasonWrongCluster {
 			code = control.TwoClusters
@@ -138,7 +145,7 @@ func (h *house) refusalProblems() []control.Problem {
 		if r.Reason == peer.ReasonUnknownKey {
 			next = "if it belongs here, add its id to peers: on every node"
 		}
-		out = append(out, h.problem(code, r.First, r.Text, fmt.Sprintf("%s from %s, %d times", r.ID.Short(), r.Address, r.Times), next))
+		out = append(out, h.problem(code, r.First, r.Text, fmt.Sprintf("%s from %s, %d times", r.ID, r.Address, r.Times), next))
 	}
 	return out
 }

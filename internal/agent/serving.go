@@ -124,6 +124,12 @@ func (h *house) keepServing(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	running.Go(func() { h.keeper.Run(ctx) })
+	running.Go(func() {
+		if h.awaitSettled(ctx) {
+			h.mayAdopt.Store(true)
+			h.findings.touch(nil)
+		}
+	})
 	look := time.NewTimer(0)
 	defer look.Stop()
 	forced := time.Now()
@@ -176,11 +182,11 @@ func (h *house) pursueWishes(filesToo, again bool) {
 	}
 }
 
-// adopt publishes a valid certificate that somebody brought to live/NAME as the first generation. The files that were brought stay where
-// they are until the link takes their place.
+// adopt publishes a valid certificate that somebody brought to live/NAME as a generation, once it is known what the fleet has. The
+// files that were brought stay where they are until the link takes their place.
 func (h *house) adopt(c config.Certificate) {
 	key, chain, ok := h.store.found(c, time.Now())
-	if !ok || !h.store.dir.MayWrite(h.self.ID) {
+	if !ok || !h.mayAdopt.Load() || !h.store.dir.MayWrite(h.self.ID) {
 		return
 	}
 	generation, _, err := h.store.install(fleet.Epoch{}, c.Name, key, chain)

@@ -19,6 +19,11 @@ func IsSynced(s Status) (ok bool, why string) {
 		}
 		missing = append(missing, text)
 	}
+	for _, p := range s.Problems {
+		if p.Code == DirectoryHalted && p.Node != s.Node.Name {
+			missing = append(missing, fmt.Sprintf("%s is halted: %s", p.Node, p.Text))
+		}
+	}
 	for _, p := range s.Peers {
 		if p.Connected && p.Behind > 0 {
 			missing = append(missing, fmt.Sprintf("%s lacks %s", p.Name, Lacks(p)))
