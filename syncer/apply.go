@@ -219,8 +219,15 @@ func (d *Directory) land(l *landing) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	plan := d.r.plan(l.job)
-	if !l.isRevert() && d.observeTouchedLocked(plan) {
-		plan = d.r.plan(l.job) // what was changed here meanwhile may have won
+	if !l.isRevert() {
+		touched, err := d.observeTouchedLocked(plan)
+		if err != nil {
+			l.fail(err)
+			return
+		}
+		if touched {
+			plan = d.r.plan(l.job) // what was changed here meanwhile may have won
+		}
 	}
 	l.fail(d.stepsLocked(l, plan))
 }
@@ -258,7 +265,8 @@ func (d *Directory) landLocked(step index.Step) {
 
 // observeTouchedLocked looks at the paths that a plan is about to change, and observes those that are not on the disk as the
 // replica thinks: a change made here is a change, not something to overwrite.
-func (d *Directory) observeTouchedLocked(plan index.Plan) bool {
+// Where somebody is writing at this moment the error is errBusy, and the plan must wait.
+func (d *Directory) observeTouchedLocked(plan index.Plan) (touched bool, err error) {
 	scan := newScan()
 	for _, step := range plan {
 		p := step.Entry.Path
@@ -271,10 +279,13 @@ func (d *Directory) observeTouchedLocked(plan index.Plan) bool {
 		}
 	}
 	if len(scan.Looked) == 0 {
-		return false
+		return false, nil
 	}
 	d.takeScanLocked(scan)
-	return true
+	if len(scan.busy) > 0 {
+		return true, fmt.Errorf("%s: %w", scan.busy[0], errBusy)
+	}
+	return true, nil
 }
 
 // stepLocked does one step to the disk. What it replaces is in the archive first.

@@ -77,3 +77,67 @@ func TestNobodyPublishesWhereHeMayNotWrite(t *testing.T) {
 		t.Error("and left on the disk")
 	}
 }
+
+// A publication that fails half-way leaves nothing that a scan could take for somebody's work.
+func TestAPublicationThatFailsIsTakenBack(t *testing.T) {
+	d := openAlone(t)
+	// Something that cannot be replaced stands in the way of the second file: a full directory.
+	if err := os.MkdirAll(filepath.Join(d.Path, "b", "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Publish(fleet.Epoch{Term: 1},
+		Write{Path: index.MustPath("new/a"), Data: []byte("1"), Perm: 0o600},
+		Write{Path: index.MustPath("b"), Data: []byte("2"), Perm: 0o600})
+	if err == nil {
+		t.Fatal("published over a full directory")
+	}
+	for _, name := range []string{"new/a", "new"} {
+		if _, err := os.Lstat(filepath.Join(d.Path, name)); err == nil {
+			t.Errorf("%s was left behind", name)
+		}
+	}
+	if d.Lookup(index.MustPath("new/a")) != nil {
+		t.Error("the fleet would be told")
+	}
+}
+
+// What is not replicated does not keep a directory from being given up.
+func TestAPublishedDeletionLeavesAFullDirectory(t *testing.T) {
+	d := openAlone(t)
+	if err := os.MkdirAll(filepath.Join(d.Path, "old"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.Path, "old", "note.bak"), []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Publish(fleet.Epoch{Term: 1}, Write{Path: index.MustPath("old"), Delete: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(filepath.Join(d.Path, "old", "note.bak")); err != nil {
+		t.Error("somebody's file is gone")
+	}
+}
+
+// A real directory makes way for a link only by way of the archive.
+func TestADisplacedDirectoryIsInTheArchive(t *testing.T) {
+	d := openAlone(t)
+	if err := os.MkdirAll(filepath.Join(d.Path, "live", "www", "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"privkey.pem", "sub/dhparam"} {
+		if err := os.WriteFile(filepath.Join(d.Path, "live", "www", name), []byte("only here"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Displace(index.MustPath("live/www"), "../archive/www/1"); err != nil {
+		t.Fatal(err)
+	}
+	if target, err := os.Readlink(filepath.Join(d.Path, "live", "www")); err != nil || target != "../archive/www/1" {
+		t.Errorf("live/www leads to %q, %v", target, err)
+	}
+	for _, name := range []string{"live/www/privkey.pem", "live/www/sub/dhparam"} {
+		if versions, err := d.archive.Versions(name); err != nil || len(versions) != 1 {
+			t.Errorf("%s: %d versions are kept, %v", name, len(versions), err)
+		}
+	}
+}

@@ -95,6 +95,7 @@ func (d *Directory) noteOutcomeLocked(j *job, err error) {
 				delete(d.faults, key)
 			}
 		}
+	case errors.Is(err, errBusy): // a held-file already
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		d.faultLocked(DiskFull, index.Path{}, err)
 	default:

@@ -38,7 +38,7 @@ type Receipt struct {
 
 // Publish makes a batch visible on this disk and owes it to the fleet; directories that it needs are part of it. It is written
 // under epoch, which must be the zero Epoch unless this node holds the lease. When it returns the batch is here, whole; see Await for the others. On
-// an error nothing is published.
+// an error nothing is published, and what was made of it is taken back.
 func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error) {
 	if !d.MayWrite(d.r.self.Node) {
 		return Receipt{}, fmt.Errorf("nothing can be published: this node is not one of the writers of %s", d.Name)
@@ -79,16 +79,23 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 	}
 	now := time.Now()
 	dirs := map[index.Path]bool{}
+	var err error
+	placed := 0
 	for _, e := range entries {
 		e.Stamp.HLC = d.r.tickClock(now)
-		if err := d.placeOwnLocked(e, staged[e], dirs); err != nil {
-			return Receipt{}, fmt.Errorf("%s cannot be published: %w", e.Path, err)
+		if err = d.placeOwnLocked(e, staged[e], dirs); err != nil {
+			err = fmt.Errorf("%s cannot be published: %w", e.Path, err)
+			break
 		}
+		placed++
 	}
 	for dir := range dirs {
-		if err := d.disk.root.SyncDir(rootOr(dir)); err != nil {
-			return Receipt{}, err
+		if err == nil {
+			err = d.disk.root.SyncDir(rootOr(dir))
 		}
+	}
+	if err != nil {
+		return Receipt{}, errors.Join(err, d.takeBackLocked(entries[:placed]))
 	}
 	d.r.number(entries)
 	d.r.adopt(entries)
@@ -99,6 +106,20 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 	}
 	d.stirLocked()
 	return Receipt{Origin: d.r.self, Seq: d.r.seq}, nil
+}
+
+// takeBackLocked removes what a publication that failed had made already, the latest first, so that nobody takes half of it for
+// somebody's work. What it replaced or removed is an edit that is noticed, and in the archive.
+func (d *Directory) takeBackLocked(entries []*index.Entry) error {
+	var errs []error
+	for _, e := range slices.Backward(entries) {
+		if e.Deleted() || d.Reserved(e.Path) || d.r.x.Live(e.Path) != nil {
+			continue
+		}
+		errs = append(errs, d.disk.root.Remove(e.Path.String()))
+		delete(d.seen, e.Path)
+	}
+	return errors.Join(errs...)
 }
 
 // missingParents returns the directories above the writes that the fleet does not have yet, parents first.

@@ -16,7 +16,10 @@ import (
 // scaffolding. It returns the plan for what is left.
 func (d *Directory) prepareLocked(l *landing) (index.Plan, error) {
 	dirs := d.directoriesLocked(l)
-	if len(dirs) > 0 && !l.isRevert() && d.observeTouchedLocked(dirs) {
+	if len(dirs) > 0 && !l.isRevert() {
+		if _, err := d.observeTouchedLocked(dirs); err != nil {
+			return nil, err
+		}
 		dirs = d.directoriesLocked(l) // what was changed here meanwhile may have won
 	}
 	err := d.stepsLocked(l, dirs)
