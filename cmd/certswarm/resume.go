@@ -11,8 +11,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// rescanTimeout is for reading every file of every directory.
-const rescanTimeout = 5 * time.Minute
+// commandTimeout is generous: the longest of them reads every file of every directory.
+const commandTimeout = 5 * time.Minute
 
 func resumeCommand() *cli.Command {
 	return &cli.Command{
@@ -49,11 +49,11 @@ func rescanCommand() *cli.Command {
 
 // command has the daemon do one thing and says so.
 func command(c *cli.Context, done string, do func(context.Context, *control.Client) error) error {
-	ctx, cancel := context.WithTimeout(c.Context, rescanTimeout)
+	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 	defer cancel()
 	err := do(ctx, control.Dial(globalsOf(c).Socket))
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fail(1, "the daemon did not finish within %v: certswarm status", rescanTimeout)
+		return fail(1, "the daemon did not finish within %v: certswarm status", commandTimeout)
 	}
 	if err != nil {
 		return unanswered(err)

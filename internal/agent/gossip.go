@@ -222,3 +222,12 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
+
+// mustJSON encodes what this package itself made.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("agent: %T has no JSON: %v", v, err))
+	}
+	return b
+}
