@@ -23,17 +23,30 @@ const stampLayout = "20060102T150405.000000000Z"
 // links are kept as links. A path's versions are limited in number, the number of paths is not: do not keep what
 // expires by itself. Its methods may be used from several goroutines.
 type Archive struct {
-	root *Root
-	keep int
-	mu   sync.Mutex // held by Keep: the stamps of a path only grow, and no temporary in the archive is in use
+	root    *Root
+	keep    int
+	mu      sync.Mutex        // held by Keep and Trim: the stamps of a path only grow, and no temporary in the archive is in use
+	shelves map[string]*shelf // guarded by mu: what was listed lately, by the path that is kept there
+	surplus map[string]bool   // guarded by mu: paths with more versions than are to be kept
 }
+
+// shelf is what stands in the directory of one path's versions.
+type shelf struct {
+	versions []string // newest first
+	newest   inode    // of versions[0], as far as that is known
+}
+
+// shelvesInMind bounds how many listings are remembered.
+const shelvesInMind = 4096
 
 // OpenArchive returns the archive in root, which must hold nothing else and have no other Archive. At least one version
 // per path is kept, so that the inode that was replaced last stays alive.
-func OpenArchive(root *Root, keep int) *Archive { return &Archive{root: root, keep: max(keep, 1)} }
+func OpenArchive(root *Root, keep int) *Archive {
+	return &Archive{root: root, keep: max(keep, 1), shelves: map[string]*shelf{}, surplus: map[string]bool{}}
+}
 
-// Keep archives what stands at name, which stays as it is: call it before name is replaced or removed. It is a hard
-// link, which keeps the inode alive (nginx >= 1.27.4 takes a file with a reused inode for the old one), or a copy with
+// Keep archives what stands at name, which stays as it is: call it before name is replaced or removed, and Trim some time after. It is
+// a hard link, which keeps the inode alive (nginx >= 1.27.4 takes a file with a reused inode for the old one), or a copy with
 // the same modification time, and a mode no wider, where no link can be made (another device, protected_hardlinks).
 // Directories and special files have no content to keep; neither has what is missing. If the newest version is that
 // very inode already, it is not kept again.
@@ -46,44 +59,111 @@ func (a *Archive) Keep(from *Root, name string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.keepOne(from, name); err != nil {
+		delete(a.shelves, name)
 		return fmt.Errorf("cannot archive %s: %w", from.full(name), err)
 	}
 	return nil
 }
 
 func (a *Archive) keepOne(from *Root, name string) error {
-	original, err := from.Lstat(name)
+	parent, base, err := from.parent(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	defer parent.close()
+	original, err := parent.lstat(base)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
 	if err != nil || original.Kind != File && original.Kind != Symlink {
-		return err
+		return failure("examine", from.full(name), err)
 	}
-	shelf, err := a.root.open(shelfOf(name), private)
+	dir, err := a.root.Loose().open(shelfOf(name), private) // a shelf is ordered too
 	if err != nil {
 		return err
 	}
-	defer shelf.close()
-	versions, err := a.tidy(shelf, name)
+	defer dir.close()
+	kept, err := a.lookUp(dir, name)
 	if err != nil {
 		return err
 	}
-	if len(versions) > 0 {
-		newest, err := shelf.lstat(versions[0])
-		if err == nil && newest.Dev == original.Dev && newest.Ino == original.Ino {
-			return nil
-		}
+	is := inode{original.Dev, original.Ino}
+	if kept.newest == is {
+		return nil
 	}
-	stamp := nextStamp(versions, time.Now())
-	err = link(from, name, shelf, stamp)
+	stamp := nextStamp(kept.versions, time.Now())
+	err = unix.Linkat(int(parent), base, int(dir), stamp, 0) // a symbolic link is linked itself, not followed
+	kept.newest = is
 	if cannotLink(err) {
 		err = a.copy(from, name, original, shelfOf(name)+"/"+stamp)
+		kept.newest = inode{}
 	}
 	if err != nil {
 		return err
 	}
-	for _, old := range versions[min(a.keep-1, len(versions)):] {
-		if err := shelf.remove(old); err != nil {
+	kept.versions = append([]string{stamp}, kept.versions...)
+	if len(kept.versions) > a.keep {
+		a.surplus[name] = true
+	}
+	return nil
+}
+
+// lookUp returns what is known of a shelf, from memory if it was listed before: nobody else changes it.
+func (a *Archive) lookUp(dir directory, name string) (*shelf, error) {
+	if known := a.shelves[name]; known != nil {
+		return known, nil
+	}
+	versions, err := a.tidy(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	found := &shelf{versions: versions}
+	if len(versions) > 0 {
+		if newest, err := dir.lstat(versions[0]); err == nil {
+			found.newest = inode{newest.Dev, newest.Ino}
+		}
+	}
+	if len(a.shelves) >= shelvesInMind {
+		clear(a.shelves)
+	}
+	a.shelves[name] = found
+	return found, nil
+}
+
+// Trim removes the versions that are more than are to be kept. It is apart from Keep because nobody waits for it: to free an
+// inode takes longer than to link one. A crash before it leaves versions that go after the next Keep of their path.
+func (a *Archive) Trim() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var failed []error
+	for name := range a.surplus {
+		delete(a.surplus, name)
+		failed = append(failed, a.trimOne(name))
+		if known := a.shelves[name]; known != nil {
+			known.versions = known.versions[:min(a.keep, len(known.versions))]
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func (a *Archive) trimOne(name string) error {
+	dir, err := a.root.open(shelfOf(name), never)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	versions, err := a.tidy(dir, name)
+	if err != nil {
+		return err
+	}
+	for _, old := range versions[min(a.keep, len(versions)):] {
+		if err := dir.remove(old); err != nil {
 			return failure("remove", a.root.full(shelfOf(name)+"/"+old), err)
 		}
 	}
@@ -91,15 +171,15 @@ func (a *Archive) keepOne(from *Root, name string) error {
 }
 
 // tidy lists the versions of one path, newest first, and removes what a crash left half copied.
-func (a *Archive) tidy(shelf directory, name string) ([]string, error) {
-	names, err := shelf.names(a.root.full(shelfOf(name)))
+func (a *Archive) tidy(dir directory, name string) ([]string, error) {
+	names, err := dir.names(a.root.full(shelfOf(name)))
 	if err != nil {
 		return nil, err
 	}
 	for _, base := range names {
 		if IsTemp(base) {
 			// A directory is no copy but the shelf of an oddly named path, and not removed by this.
-			if err := unix.Unlinkat(int(shelf), base, 0); err != nil && !errors.Is(err, unix.EISDIR) {
+			if err := unix.Unlinkat(int(dir), base, 0); err != nil && !errors.Is(err, unix.EISDIR) {
 				return nil, err
 			}
 		}
@@ -142,16 +222,6 @@ func shelfOf(name string) string {
 	return strings.Join(parts, "/")
 }
 
-// link links name to stamp on the shelf; a symbolic link is linked itself, not followed.
-func link(from *Root, name string, shelf directory, stamp string) error {
-	parent, base, err := from.parent(name)
-	if err != nil {
-		return err
-	}
-	defer parent.close()
-	return unix.Linkat(int(parent), base, int(shelf), stamp, 0)
-}
-
 func cannotLink(err error) bool {
 	return slices.ContainsFunc([]error{unix.EXDEV, unix.EPERM, unix.EMLINK, unix.EOPNOTSUPP, unix.ENOSYS},
 		func(reason error) bool { return errors.Is(err, reason) })
@@ -180,6 +250,11 @@ func (a *Archive) copy(from *Root, name string, original Stat, version string) e
 	}
 	if err := a.root.settle(version, token); err != nil {
 		return err
+	}
+	for dir := dirOf(version); dir != ""; dir = dirOf(dir) { // the shelf may be new
+		if err := a.root.SyncDir(dirOf(dir)); err != nil {
+			return err
+		}
 	}
 	if original.Kind == Symlink || refused != nil || v.Perm == original.Perm {
 		return nil

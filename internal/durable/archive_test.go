@@ -85,6 +85,7 @@ func TestTheNewestVersionsAreKept(t *testing.T) {
 				must(t, r.WriteFile("a/key.pem", []byte(text), 0o600))
 				must(t, archive.Keep(r, "a/key.pem"))
 			}
+			must(t, archive.Trim())
 			if got := archived(t, archive, "a/key.pem"); !slices.Equal(got, []string{"5", "4", "3"}) {
 				t.Errorf("%s: %q", where, got)
 			}
@@ -95,6 +96,21 @@ func TestTheNewestVersionsAreKept(t *testing.T) {
 	}
 }
 
+func TestWhatACrashLeftUntrimmedGoesAfterTheNextKeep(t *testing.T) {
+	r, shelf := openRoot(t, t.TempDir()), openRoot(t, t.TempDir())
+	for _, text := range []string{"1", "2", "3", "4"} {
+		must(t, r.WriteFile("f", []byte(text), 0o600))
+		must(t, OpenArchive(shelf, 2).Keep(r, "f")) // a new life each time, and never the time to trim
+	}
+	archive := OpenArchive(shelf, 2)
+	must(t, r.WriteFile("f", []byte("5"), 0o600))
+	must(t, archive.Keep(r, "f"))
+	must(t, archive.Trim())
+	if got := archived(t, archive, "f"); !slices.Equal(got, []string{"5", "4"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestOneVersionIsKeptAtLeast(t *testing.T) {
 	r := openRoot(t, t.TempDir())
 	archive := OpenArchive(openRoot(t, t.TempDir()), 0)
@@ -102,6 +118,7 @@ func TestOneVersionIsKeptAtLeast(t *testing.T) {
 		must(t, r.WriteFile("f", []byte(text), 0o600))
 		must(t, archive.Keep(r, "f"))
 	}
+	must(t, archive.Trim())
 	if got := archived(t, archive, "f"); !slices.Equal(got, []string{"2"}) {
 		t.Errorf("%q", got)
 	}

@@ -27,8 +27,8 @@ func (r *Root) MkDir(name string, perm uint32, o Owner) (warn, err error) {
 	if err != nil {
 		return nil, failure("make directory", r.full(name), err)
 	}
-	warn, err = parent.adjust(base, perm, o, Directory)
-	if err == nil && made {
+	warn, err = parent.adjust(base, perm, o, !r.loose, Directory)
+	if err == nil && made && !r.loose {
 		err = parent.sync()
 	}
 	return failure("give away", r.full(name), warn), failure("make directory", r.full(name), err)
@@ -43,11 +43,11 @@ func (r *Root) SetMode(name string, perm uint32, o Owner) (warn, err error) {
 		return nil, err
 	}
 	defer parent.close()
-	warn, err = parent.adjust(base, perm, o, File, Directory)
+	warn, err = parent.adjust(base, perm, o, !r.loose, File, Directory)
 	return failure("give away", r.full(name), warn), failure("change the mode of", r.full(name), err)
 }
 
-func (d directory) adjust(base string, perm uint32, o Owner, kinds ...Kind) (warn, err error) {
+func (d directory) adjust(base string, perm uint32, o Owner, sync bool, kinds ...Kind) (warn, err error) {
 	fd, st, err := d.openToRead(base)
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func (d directory) adjust(base string, perm uint32, o Owner, kinds ...Kind) (war
 	if err == nil {
 		err = unix.Fchmod(fd, perm)
 	}
-	if err == nil {
+	if err == nil && sync {
 		err = fsync(fd)
 	}
 	if errors.Is(err, unix.EINVAL) && st.Kind == Directory {
@@ -111,6 +111,43 @@ func (r *Root) SyncDir(name string) error {
 	return failure("sync", r.full(name), d.sync())
 }
 
+// SyncAll makes durable whatever was done on the file systems that hold the root and these directories: one syncfs(2) for each of them, which
+// also waits for what others wrote there. It is for bulk; a few files are cheaper one by one.
+func (r *Root) SyncAll(dirs ...string) error {
+	err := r.hold.use(func(top directory) error { return retrying(func() error { return unix.Syncfs(int(top)) }) })
+	if err != nil {
+		return failure("sync", r.path, err)
+	}
+	synced := []uint64{r.hold.identity().dev}
+	for _, name := range dirs { // something may be mounted below the root
+		at, err := r.Lstat(name)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrKind) || slices.Contains(synced, at.Dev) {
+			continue
+		}
+		if err == nil {
+			err = r.syncFileSystem(name)
+		}
+		if err != nil {
+			return err
+		}
+		synced = append(synced, at.Dev)
+	}
+	return nil
+}
+
+func (r *Root) syncFileSystem(name string) error {
+	d, err := r.open(name, never)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	fd, err := d.openat(".", unix.O_RDONLY|unix.O_DIRECTORY, 0) // d is O_PATH
+	if err == nil {
+		err = errors.Join(retrying(func() error { return unix.Syncfs(fd) }), unix.Close(fd))
+	}
+	return failure("sync", r.full(name), err)
+}
+
 // WriteFile replaces a whole file: for state files. After a crash it holds the old data or the new.
 func (r *Root) WriteFile(name string, data []byte, perm uint32) error {
 	token := rand.Text()
@@ -128,6 +165,24 @@ func (r *Root) ReplaceSymlink(name, target string) error {
 		return err
 	}
 	return r.settle(name, token)
+}
+
+// SetAside gives what stands at name, which somebody may have open, another name: the same with suffix behind it, which it returns. It fails
+// where something has that name.
+func (r *Root) SetAside(name, suffix string) (string, error) {
+	if _, err := split(name + suffix); err != nil {
+		return "", err
+	}
+	parent, base, err := r.parent(name)
+	if err != nil {
+		return "", err
+	}
+	defer parent.close()
+	err = unix.Renameat2(int(parent), base, int(parent), base+suffix, unix.RENAME_NOREPLACE)
+	if err == nil {
+		err = parent.sync()
+	}
+	return name + suffix, failure("set aside", r.full(name), err)
 }
 
 func (r *Root) settle(name, token string) error {

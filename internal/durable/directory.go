@@ -24,8 +24,8 @@ func (d directory) child(base string) (directory, error) {
 	return directory(fd), err
 }
 
-// make makes a directory with the permissions asked for, whatever the umask, and sees to it that it stays.
-func (d directory) make(base string, perm making) (directory, error) {
+// make makes a directory with the permissions asked for, whatever the umask, and, if sync, sees to it that it stays.
+func (d directory) make(base string, perm making, sync bool) (directory, error) {
 	if err := unix.Mkdirat(int(d), base, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, err // EEXIST: somebody made it in the same moment
 	} else if err == nil {
@@ -33,7 +33,10 @@ func (d directory) make(base string, perm making) (directory, error) {
 		if err != nil {
 			return -1, err
 		}
-		err = errors.Join(unix.Fchmod(fd, uint32(perm)), unix.Close(fd), d.sync())
+		err = errors.Join(unix.Fchmod(fd, uint32(perm)), unix.Close(fd))
+		if err == nil && sync {
+			err = d.sync()
+		}
 		if err != nil {
 			return -1, err
 		}

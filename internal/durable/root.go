@@ -8,44 +8,41 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// Root is one directory, opened once; every name is relative to it. Its methods may be used from several goroutines.
+// Root is one directory, held open; every name is relative to it. Its methods may be used from several goroutines.
 // While it is open the file system that holds it cannot be unmounted, other than lazily.
 type Root struct {
-	path string
-	top  *os.File
-	raw  syscall.RawConn // of top: keeps the descriptor from being closed while it is used
-	is   Stat            // top, when it was opened: Dev and Ino never change
+	path   string
+	hold   *hold // shared with what Loose returns, as the spares are
+	spares *spares
+	loose  bool // see Loose
 }
 
 // OpenRoot opens dir, which must be a directory already; dir itself may be reached through symbolic links.
 func OpenRoot(dir string) (*Root, error) {
-	var fd int
-	err := retrying(func() (err error) {
-		fd, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		return err
-	})
+	g, err := takeHold(dir)
 	if err != nil {
-		return nil, failure("open directory", dir, err)
+		return nil, err
 	}
-	top := os.NewFile(uintptr(fd), dir)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, errors.Join(failure("examine", dir, err), top.Close())
-	}
-	raw, err := top.SyscallConn()
-	if err != nil {
-		return nil, errors.Join(failure("open directory", dir, err), top.Close())
-	}
-	return &Root{path: dir, top: top, raw: raw, is: statOf(&st)}, nil
+	return &Root{path: dir, hold: &hold{grip: g}, spares: &spares{}}, nil
 }
 
 // Close lets go of the directory. Calls that are under way finish; later ones fail.
-func (r *Root) Close() error { return r.top.Close() }
+func (r *Root) Close() error {
+	r.spares.close()
+	return r.hold.close()
+}
+
+// Loose returns the same root for work in bulk: what is staged, made or given another mode through it is durable only after SyncAll. The two
+// are closed together.
+func (r *Root) Loose() *Root {
+	loose := *r
+	loose.loose = true
+	return &loose
+}
 
 // Dir returns the path by which the root was opened.
 func (r *Root) Dir() string { return r.path }
@@ -60,13 +57,13 @@ func (r *Root) Replaced() error {
 		}
 		return fmt.Errorf("directory %s can no longer be reached: %w", r.path, err)
 	}
-	now := statOf(&raw)
+	now, is := statOf(&raw), r.hold.identity()
 	switch {
 	case now.Kind != Directory:
 		return fmt.Errorf("directory %s was replaced: a %s stands there now", r.path, now.Kind)
-	case now.Dev != r.is.Dev:
+	case now.Dev != is.dev:
 		return fmt.Errorf("directory %s is on another device now: something was mounted over it, or unmounted from it", r.path)
-	case now.Ino != r.is.Ino:
+	case now.Ino != is.ino:
 		return fmt.Errorf("directory %s was replaced by another directory", r.path)
 	}
 	return nil
@@ -217,17 +214,17 @@ func (r *Root) parentOf(name string, missing making) (directory, string, error) 
 // directory.
 func (r *Root) walk(parts []string, missing making) (directory, error) {
 	var at directory
-	var err error
-	if closed := r.raw.Control(func(fd uintptr) { at, err = directory(fd).child(".") }); closed != nil {
-		err = closed
-	}
+	err := r.hold.use(func(top directory) (err error) {
+		at, err = top.child(".")
+		return err
+	})
 	if err != nil {
 		return -1, failure("open directory", r.path, err)
 	}
 	for i, part := range parts {
 		next, err := at.child(part)
 		if missing != never && errors.Is(err, unix.ENOENT) {
-			next, err = at.make(part, missing)
+			next, err = at.make(part, missing, !r.loose)
 		}
 		at.close()
 		if err != nil {

@@ -67,9 +67,14 @@ func (r *Root) stage(name, token string, v Version, mtime int64, content io.Read
 		return nil, err
 	}
 	defer parent.close()
+	v.Volatile = v.Volatile || r.loose
 	switch v.Kind {
 	case File:
-		warn, err = parent.stageFile(tempPrefix+token, v, mtime, content, r.full(name))
+		if s, ready := r.spares.take(parent); ready {
+			warn, err = parent.stageSpare(s, tempPrefix+token, v, mtime, content, r.full(name))
+		} else {
+			warn, err = parent.stageFile(tempPrefix+token, v, mtime, content, r.full(name))
+		}
 	case Symlink:
 		warn, err = parent.stageLink(tempPrefix+token, v, mtime)
 	default:
@@ -122,18 +127,49 @@ func (d directory) stageFile(temp string, v Version, mtime int64, content io.Rea
 	}()
 	_, err = io.Copy(f, content)
 	if err == nil {
-		warn, err = give(fd, v.Owner)
+		warn, err = dress(fd, v, mtime)
 	}
+	if err == nil && !v.Volatile {
+		err = fsync(fd)
+	}
+	return warn, errors.Join(err, f.Close())
+}
+
+// stageSpare does the same with a file that is there already: the data is synced first, and what follows is metadata. It has its name last, so
+// that nobody who watches the directory is told of more than a new name; a crash before leaves nothing.
+func (d directory) stageSpare(s spare, temp string, v Version, mtime int64, content io.Reader, full string) (warn, err error) {
+	f := os.NewFile(uintptr(s.fd), full)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	n, err := io.Copy(f, content)
+	if err == nil && !v.Volatile {
+		err = retrying(func() error { return unix.Fdatasync(s.fd) })
+	}
+	if err == nil && n < s.size {
+		err = retrying(func() error { return unix.Ftruncate(s.fd, n) })
+	}
+	if err == nil {
+		warn, err = dress(s.fd, v, mtime)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = d.replacingLeftover(temp, func() error { return d.adopt(s.fd, temp) })
+	if notAllowed(err) { // protected_hardlinks: it belongs to somebody else by now, and there is no CAP_FOWNER
+		return d.stageFile(temp, v, mtime, io.NewSectionReader(f, 0, n), full)
+	}
+	return warn, err
+}
+
+// dress gives an open file its owner, then the mode that its owner is to have, and its age.
+func dress(fd int, v Version, mtime int64) (warn, err error) {
+	warn, err = give(fd, v.Owner)
 	if err == nil {
 		err = unix.Fchmod(fd, v.Perm&0o777)
 	}
 	if err == nil {
 		err = futimens(fd, mtime)
 	}
-	if err == nil && !v.Volatile {
-		err = fsync(fd)
-	}
-	return warn, errors.Join(err, f.Close())
+	return warn, err
 }
 
 // stageLink has no descriptor to sync: a link's content is durable when its directory is.

@@ -1,6 +1,6 @@
-// Package need decides what becomes of a test whose program is not installed: on a person's machine it is left out,
-// and said so at the end of `make test`; where CI=true it fails. Only tests import it. It installs nothing: that is
-// `make deps`.
+// Package need decides what becomes of a test whose program is not installed, or which is not run as root and must be:
+// on a person's machine it is left out, and said so at the end of `make test`; where CI=true it fails. Only tests import
+// it. It installs nothing: that is `make deps`.
 package need
 
 import (
@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// unrun names the environment variable with the file that collects a line "PROGRAM TEST" for each test left out. The
+// unrun names the environment variable with the file that collects a line "WANT TEST" for each test left out. The
 // Makefile sets it to a new name for each run, which also keeps Go from repeating a cached "left out" once the program
 // is there.
 const unrun = "CERTSWARM_UNRUN"
@@ -23,18 +23,32 @@ func Tool(tb testing.TB, name string) string {
 	if err == nil {
 		return path
 	}
-	if os.Getenv("CI") == "true" {
-		tb.Fatalf("needs %s, which is not in PATH: make deps", name)
-	}
-	if err := note(name, tb.Name()); err != nil {
-		tb.Fatalf("needs %s, which is not in PATH (make deps), and that cannot be noted: %v", name, err)
-	}
-	tb.Skipf("could not run: needs %s, which is not in PATH: make deps", name)
+	leaveOut(tb, name, name+", which is not in PATH: make deps")
 	return ""
 }
 
+// Root ends a test that mounts, gives files away or hides things from an agent unless it is run as root: as Tool does.
+func Root(tb testing.TB) {
+	tb.Helper()
+	if os.Geteuid() != 0 {
+		leaveOut(tb, "root", "to be run as root")
+	}
+}
+
+// leaveOut ends the test for want of something.
+func leaveOut(tb testing.TB, want, need string) {
+	tb.Helper()
+	if os.Getenv("CI") == "true" {
+		tb.Fatalf("needs %s", need)
+	}
+	if err := note(want, tb.Name()); err != nil {
+		tb.Fatalf("needs %s, and that cannot be noted: %v", need, err)
+	}
+	tb.Skipf("could not run: needs %s", need)
+}
+
 // note appends its line in one write, so that packages that are tested at the same time do not mix theirs.
-func note(program, test string) error {
+func note(want, test string) error {
 	path := os.Getenv(unrun)
 	if path == "" {
 		return nil // not run by make: the skip itself has said it
@@ -44,6 +58,6 @@ func note(program, test string) error {
 		return err
 	}
 	defer file.Close()
-	_, err = fmt.Fprintln(file, program, test)
+	_, err = fmt.Fprintln(file, want, test)
 	return err
 }
