@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"time"
 
 	"certswarm/internal/durable"
@@ -45,10 +46,15 @@ func (d *Directory) applyJobs(ctx context.Context, intent *durable.Intent) {
 // landing is a job on its way to the disk.
 type landing struct {
 	*job
-	token string // of its staged files; see stagedAs
-	done  []*index.Entry
-	dirs  map[index.Path]bool // to be synced
-	err   error               // the first failure
+	disk   *durable.Root // loose in bulk: one sync for all of it
+	bulk   bool
+	token  string // of its staged files; see stagedAs
+	done   []*index.Entry
+	dirs   map[index.Path]bool    // to be synced
+	bare   map[index.Path]bool    // nothing stood here when the lock was taken
+	warns  map[*index.Entry]error // of what was staged: it could not be given to its owner
+	placed map[*index.Entry]bool  // what was staged and has its name
+	err    error                  // the first failure
 }
 
 // apply brings one job to the disk. The order of effects:
@@ -62,14 +68,19 @@ type landing struct {
 //	    the replica follows
 //	sync the directories
 //	finish: the state may follow, and after it the acknowledgement (COMMIT 3, see persist)
+//
+// In bulk the files and directories of a job are not synced one by one but all at once, before the intent and again after the last rename.
 func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
-	l := &landing{job: j, token: newToken(), dirs: map[index.Path]bool{}}
+	l := d.newLanding(j)
 	d.mu.Lock()
 	plan, err := d.prepareLocked(l)
 	d.mu.Unlock()
 	var staged []*index.Entry
 	if err == nil {
 		staged, err = d.stage(ctx, l, plan)
+	}
+	if err == nil && l.bulk && len(staged) > 0 {
+		err = l.disk.SyncAll(l.places(staged)...)
 	}
 	switch {
 	case errors.Is(err, errNowhere):
@@ -87,9 +98,7 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 
 	if l.err == nil {
 		d.land(l)
-		for dir := range l.dirs {
-			l.fail(d.syncDir(dir))
-		}
+		l.fail(d.syncNames(l))
 	}
 	d.unstage(l, staged)
 	d.mu.Lock()
@@ -105,11 +114,81 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 		}
 		d.Applied(paths)
 	}
+	d.tidyAfter(l, staged)
+}
+
+// bulk is from how many entries on one sync of the whole file system is cheaper than one for each file. It also waits for what others wrote,
+// so that a few files are better off without.
+const bulk = 32
+
+func newLandingOn(root *durable.Root, j *job, token string) *landing {
+	return &landing{
+		job: j, disk: root, token: token, dirs: map[index.Path]bool{}, bare: map[index.Path]bool{},
+		warns: map[*index.Entry]error{}, placed: map[*index.Entry]bool{},
+	}
+}
+
+func (d *Directory) newLanding(j *job) *landing {
+	l := newLandingOn(d.disk.root, j, newToken())
+	if l.bulk = len(j.entries) >= bulk; l.bulk {
+		l.disk = l.disk.Loose()
+	}
+	return l
+}
+
+// places returns the directories in which something was staged.
+func (l *landing) places(staged []*index.Entry) []string {
+	var out []string
+	seen := map[index.Path]bool{}
+	for _, e := range staged {
+		if dir := e.Path.Parent(); !seen[dir] {
+			seen[dir] = true
+			out = append(out, rootOr(dir))
+		}
+	}
+	return out
+}
+
+// syncNames makes durable which names the directories of a landing hold now.
+func (d *Directory) syncNames(l *landing) error {
+	if l.bulk && len(l.dirs) > 0 {
+		dirs := make([]string, 0, len(l.dirs))
+		for dir := range l.dirs {
+			dirs = append(dirs, rootOr(dir))
+		}
+		return l.disk.SyncAll(dirs...)
+	}
+	for dir := range l.dirs {
+		if err := d.syncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tidyAfter does what nobody waits for: old versions go, and the place for the next one of a file that comes alone is made.
+func (d *Directory) tidyAfter(l *landing, staged []*index.Entry) {
+	d.trim()
+	if len(staged) != 1 || l.err != nil {
+		return
+	}
+	if f, ok := staged[0].Content.(index.File); ok {
+		_ = d.disk.root.Prepare(rootOr(staged[0].Path.Parent()), f.Size) // the next one takes its time, that is all
+	}
+}
+
+func (d *Directory) trim() {
+	if err := d.archive.Trim(); err != nil {
+		d.log.Warn("old versions are left in the archive", "error", err)
+	}
 }
 
 // unstage removes what was staged and not placed.
 func (d *Directory) unstage(l *landing, staged []*index.Entry) {
 	for _, e := range staged {
+		if l.placed[e] {
+			continue
+		}
 		if err := d.disk.root.Unstage(e.Path.String(), l.stagedAs(e)); err != nil && !errors.Is(err, durable.ErrKind) {
 			d.log.Warn("a temporary file is left behind", "error", err)
 		}
@@ -159,30 +238,53 @@ func (d *Directory) stage(ctx context.Context, l *landing, plan index.Plan) (sta
 		default:
 			continue
 		}
-		if err := d.stageOne(e, l.stagedAs(e), content); err != nil {
+		warn, err := d.stageOne(l.disk, e, l.stagedAs(e), content)
+		if err != nil {
 			return staged, fmt.Errorf("%s cannot be written: %w", e.Path, err)
 		}
+		l.warns[e] = warn
 		staged = append(staged, e)
 	}
 	return staged, nil
 }
 
 // stageOne stages one entry's new version, verified against its digest as it is written.
-func (d *Directory) stageOne(e *index.Entry, token string, content io.Reader) error {
+func (d *Directory) stageOne(root *durable.Root, e *index.Entry, token string, content io.Reader) (warn, err error) {
 	v := durable.Version{Volatile: e.Expires != 0, Owner: durable.AsItIs}
-	if old, err := d.disk.root.Lstat(e.Path.String()); err == nil {
+	if old, err := root.Lstat(e.Path.String()); err == nil {
 		v.After = old.Mtime
 	}
 	switch c := e.Content.(type) {
 	case index.File:
 		v.Kind, v.Perm, v.Owner = durable.File, uint32(c.Perm), d.disk.owners.wanted(c.Owner, c.Group)
-		content = &verifying{source: io.LimitReader(content, c.Size+1), want: c, sum: sha256.New()}
+		if content, err = verified(content, c); err != nil {
+			return nil, err
+		}
 	case index.Symlink:
 		v.Kind, v.Target = durable.Symlink, c.Target
 	}
-	warn, err := d.disk.root.Stage(e.Path.String(), token, v, content)
-	d.noteOwnership(e.Path, warn)
-	return err
+	return root.Stage(e.Path.String(), token, v, content)
+}
+
+// inMemory is a source that can be read again: a bytes.Reader.
+type inMemory interface {
+	io.ReadSeeker
+	io.WriterTo
+	Len() int
+}
+
+// verified returns a reader of content that does not end well unless it is what is wanted. What is in memory is looked at at once.
+func verified(content io.Reader, want index.File) (io.Reader, error) {
+	small, ok := content.(inMemory)
+	if !ok {
+		return &verifying{source: io.LimitReader(content, want.Size+1), want: want, sum: sha256.New()}, nil
+	}
+	sum := sha256.New()
+	if n, err := small.WriteTo(sum); err != nil || n != want.Size || index.Digest(sum.Sum(nil)) != want.Digest {
+		return nil, errNowhere
+	}
+	_, err := small.Seek(0, io.SeekStart)
+	return small, err
 }
 
 // verifying ends in an error unless what it passed on was exactly what was wanted.
@@ -220,7 +322,7 @@ func (d *Directory) land(l *landing) {
 	defer d.mu.Unlock()
 	plan := d.r.plan(l.job)
 	if !l.isRevert() {
-		touched, err := d.observeTouchedLocked(plan)
+		touched, err := d.observeTouchedLocked(l, plan)
 		if err != nil {
 			l.fail(err)
 			return
@@ -266,7 +368,7 @@ func (d *Directory) landLocked(step index.Step) {
 // observeTouchedLocked looks at the paths that a plan is about to change, and observes those that are not on the disk as the
 // replica thinks: a change made here is a change, not something to overwrite.
 // Where somebody is writing at this moment the error is errBusy, and the plan must wait.
-func (d *Directory) observeTouchedLocked(plan index.Plan) (touched bool, err error) {
+func (d *Directory) observeTouchedLocked(l *landing, plan index.Plan) (touched bool, err error) {
 	scan := newScan()
 	for _, step := range plan {
 		p := step.Entry.Path
@@ -277,6 +379,7 @@ func (d *Directory) observeTouchedLocked(plan index.Plan) (touched bool, err err
 		if known, ok := d.seen[p]; err == nil && (!ok || known != stat) || err != nil && ok {
 			d.lookInto(scan, p)
 		}
+		l.bare[p] = errors.Is(err, fs.ErrNotExist)
 	}
 	if len(scan.Looked) == 0 {
 		return false, nil
@@ -290,7 +393,7 @@ func (d *Directory) observeTouchedLocked(plan index.Plan) (touched bool, err err
 
 // stepLocked does one step to the disk. What it replaces is in the archive first.
 func (d *Directory) stepLocked(l *landing, step index.Step) error {
-	e, root := step.Entry, d.disk.root
+	e, root := step.Entry, l.disk
 	name := e.Path.String()
 	if step.Action == index.Note {
 		return nil
@@ -300,7 +403,7 @@ func (d *Directory) stepLocked(l *landing, step index.Step) error {
 	}
 	l.dirs[e.Path.Parent()] = true
 	keep := e.Expires == 0 && (step.Old == nil || step.Old.Expires == 0)
-	if keep && step.Action != index.SetMode {
+	if keep && step.Action != index.SetMode && !l.bare[e.Path] {
 		if err := d.archive.Keep(root, name); err != nil {
 			return fmt.Errorf("its old version cannot be kept: %w", err)
 		}
@@ -327,12 +430,14 @@ func (d *Directory) stepLocked(l *landing, step index.Step) error {
 		c := e.Content.(index.File)
 		warn, err = root.SetMode(name, uint32(c.Perm), d.disk.owners.wanted(c.Owner, c.Group))
 	case index.PutFile, index.PutLink:
+		warn = l.warns[e]
 		err = root.Place(name, l.stagedAs(e))
 		if errors.Is(err, durable.ErrNotEmpty) {
 			if err = d.clearLocked(e.Path); err == nil {
 				err = root.Place(name, l.stagedAs(e))
 			}
 		}
+		l.placed[e] = err == nil
 	}
 	if err != nil {
 		return err

@@ -46,7 +46,8 @@ type Directory struct {
 	disk    *disk
 	archive *durable.Archive
 	store   *store
-	watch   Watcher
+	watch   Watcher // belongs to notice while it runs
+	rewatch func() (Watcher, error)
 	intents []*durable.Intent
 	closers []func() error
 
@@ -58,13 +59,18 @@ type Directory struct {
 	scaffold map[index.Path]bool         // guarded by mu: directories that stand for the sake of what is in them; see scaffoldLocked
 	cache    contentCache                // guarded by mu
 	links    map[fleet.NodeID]*conversation
-	faults   map[string]Fault // guarded by mu, by code and path
-	changed  chan struct{}    // guarded by mu: closed at the next change
+	faults   map[string]Fault       // guarded by mu, by code and path
+	holds    map[index.Path]holding // guarded by mu: what is on the disk and not told yet
+	changed  chan struct{}          // guarded by mu: closed at the next change
 
 	saving sync.Mutex // held while the store is written; taken before mu
 
-	started    time.Time
-	loggedHalt string // guarded by mu
+	storeFault *Fault   // guarded by mu: the state database cannot be written
+	starved    bool     // guarded by mu: numbers could not be reserved, and changes wait for them
+	damage     *Fault   // guarded by mu: a state database that could not be used
+	damaged    string   // guarded by mu: where it was set aside; once somebody has removed it, it is no news any more
+	absent     *absence // guarded by mu, changed by notice alone; nil: the directory is where it should be
+	loggedHalt string   // guarded by mu
 
 	stirWork, stirSave, stirTime signal
 	rescan                       signal
@@ -76,10 +82,11 @@ type Directory struct {
 type signal chan struct{}
 
 // inspection is somebody's wish to have everything read again, and what to do with it under the lock; do returns what is not as it
-// was.
+// was. One that decides about a halt takes whatever directory is there.
 type inspection struct {
-	do   func(*survey) []index.Path
-	done chan struct{}
+	decides bool
+	do      func(*survey) []index.Path
+	done    chan error // takes one without waiting
 }
 
 func newSignal() signal { return make(signal, 1) }
@@ -101,8 +108,8 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		scaffold:        map[index.Path]bool{},
 		links:           map[fleet.NodeID]*conversation{},
 		faults:          map[string]Fault{},
+		holds:           map[index.Path]holding{},
 		changed:         make(chan struct{}),
-		started:         time.Now(),
 		stirWork:        newSignal(),
 		stirSave:        newSignal(),
 		stirTime:        newSignal(),
@@ -122,19 +129,14 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 	if err := d.openDisk(s.State); err != nil {
 		return nil, err
 	}
-	if d.store, err = openStore(filepath.Join(s.State.Dir(), "sync", cfg.Name+".db")); err != nil {
-		return nil, err
-	}
-	d.closers = append(d.closers, d.store.close)
 	if err := d.remember(s); err != nil {
 		return nil, err
 	}
-	watcher, err := s.Watch()
-	if err != nil {
+	d.rewatch = s.Watch
+	if d.watch, err = s.Watch(); err != nil {
 		return nil, fmt.Errorf("no watching for changes: %w", err)
 	}
-	d.closers = append(d.closers, watcher.Close)
-	d.watch = watcher
+	d.closers = append(d.closers, func() error { return d.watch.Close() })
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -199,10 +201,14 @@ func (d *Directory) openDisk(state *durable.Root) error {
 // remember makes the replica from the store.
 func (d *Directory) remember(s *Syncer) error {
 	scope := wire.Scope{Cluster: s.Cluster, Directory: d.Name}
-	m, err := d.store.load(scope)
+	store, m, damage, err := openStore(s.State, d.Name, scope)
 	if err != nil {
 		return err
 	}
+	d.store = store
+	d.closers = append(d.closers, store.close)
+	d.noteDamageLocked(damage, "this node begins anew: the fleet's versions stand, and what differed here is in the archive")
+	d.recallDamage()
 	d.r = newReplica(rules{
 		self: index.Origin{Node: s.Self, Incarnation: m.incarnation}, key: s.Key, sign: s.Sign, scope: scope,
 		members: d.Members, mayWrite: d.MayWrite, mayLease: d.MayLease, nameOf: s.NameOf,
@@ -264,6 +270,11 @@ func (d *Directory) stirLocked() {
 	for _, link := range d.links {
 		link.stir.wake()
 	}
+	d.announceLocked()
+}
+
+// announceLocked tells whoever waits for something to change.
+func (d *Directory) announceLocked() {
 	close(d.changed)
 	d.changed = make(chan struct{})
 }
@@ -279,17 +290,22 @@ func (d *Directory) keepTime(ctx context.Context) {
 		case <-d.stirTime:
 		case <-timer.C:
 			d.mu.Lock()
-			d.reserveLocked(len(d.r.deletes))
-			d.removeLocked(d.r.tick(time.Now()))
-			d.stirLocked()
+			if d.absent == nil {
+				d.reserveLocked(len(d.r.deletes))
+				d.removeLocked(d.r.tick(time.Now()))
+				d.stirLocked()
+			}
 			d.mu.Unlock()
 			select { // our own stirring is no news
 			case <-d.stirTime:
 			default:
 			}
 		}
+		var at time.Time
 		d.mu.Lock()
-		at := d.r.wake(time.Now())
+		if d.absent == nil { // else the directory's return is what wakes
+			at = d.r.wake(time.Now())
+		}
 		d.mu.Unlock()
 		if !at.IsZero() {
 			timer.Reset(max(time.Until(at), time.Millisecond))
@@ -305,11 +321,17 @@ func (d *Directory) reserveLocked(n int) {
 		return
 	}
 	if err := d.store.reserve(d.r.seq + uint64(n)); err != nil {
-		d.faultLocked(WriteFailed, index.Path{}, err)
+		d.storeFaultLocked(err)
+		d.starved = true
+		d.stirSave.wake()
 		return
 	}
 	d.r.ceiling = d.store.ceiling
 }
+
+// gathering is for how long changes gather before they are persisted. Whoever is about to see them does not wait for it; what must not share the
+// disk with the store in that moment is the staging of those very changes, here or at a peer on the same host.
+const gathering = 3 * time.Millisecond
 
 // persistAll writes to the store whatever is not there yet, all that has gathered in one transaction.
 func (d *Directory) persistAll(ctx context.Context) {
@@ -319,19 +341,24 @@ func (d *Directory) persistAll(ctx context.Context) {
 			return
 		case <-d.stirSave:
 		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(gathering):
+		}
 		if err := d.persist(); err != nil {
-			d.mu.Lock()
-			d.faultLocked(StateDamaged, index.Path{}, err)
-			d.mu.Unlock()
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(5 * time.Second):
+			case <-time.After(storeInterval):
 				d.stirSave.wake()
 			}
 		}
 	}
 }
+
+// storeInterval is how often it is tried to write to a state database that cannot be written.
+const storeInterval = 5 * time.Second
 
 // persist is COMMIT 1 for changes made here (we owe them to the fleet) and COMMIT 3 for changes of others (we have them,
 // and say so). A crash before it leaves a disk that is ahead of the state; see stampFor and recoverLocked.
@@ -339,21 +366,47 @@ func (d *Directory) persist() error {
 	d.saving.Lock()
 	defer d.saving.Unlock()
 	d.mu.Lock()
+	err := d.mendStoreLocked()
 	u := d.r.takeDirty()
 	keys := maps.Clone(d.r.keys)
 	d.mu.Unlock()
-	if u.empty() {
-		return nil
+	if err == nil && !u.empty() {
+		err = d.store.save(u, keys)
 	}
-	err := d.store.save(u, keys)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
 		d.r.untake(u)
+		d.storeFaultLocked(err)
 		return err
 	}
-	d.clearFaultLocked(StateDamaged, index.Path{})
+	if u.empty() && d.storeFault == nil {
+		return nil
+	}
+	d.storeFault = nil
 	d.r.persisted(time.Now(), u)
 	d.stirLocked()
+	return nil
+}
+
+// mendStoreLocked begins another database where the one that was used is damaged or gone: everything that is known is to be saved again. Where numbers
+// could not be reserved it does so now, and has the changes found that had to wait for them.
+func (d *Directory) mendStoreLocked() error {
+	if d.store.damage.Load() != nil || !d.store.inPlace() {
+		damage, err := d.store.replace(d.r.self.Incarnation, d.r.ceiling)
+		if err != nil {
+			return err
+		}
+		d.noteDamageLocked(damage, "another one was written from what this node knows; nothing is lost")
+		d.r.ceiling = d.store.ceiling
+		d.r.saveAll()
+	}
+	if d.starved {
+		if err := d.store.reserve(d.r.seq); err != nil {
+			return err
+		}
+		d.r.ceiling, d.starved = d.store.ceiling, false
+		d.rescan.wake()
+	}
 	return nil
 }

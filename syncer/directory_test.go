@@ -13,7 +13,7 @@ import (
 )
 
 // openAlone opens one directory on a node without peers.
-func openAlone(t *testing.T) *Directory {
+func openAlone(t testing.TB) *Directory {
 	t.Helper()
 	base := t.TempDir()
 	for _, dir := range []string{"state", "certs"} {

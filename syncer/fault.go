@@ -6,6 +6,7 @@ import (
 	"sort"
 	"time"
 
+	"certswarm/internal/durable"
 	"certswarm/syncer/index"
 
 	"golang.org/x/sys/unix"
@@ -36,11 +37,7 @@ type Fault struct {
 	Path  string // "" for the directory itself
 	Since time.Time
 	Text  string
-	held  time.Time // not reported before
 }
-
-// heldPatience is how long a file may be incomplete before that is a fault: the rest of it is usually on its way.
-const heldPatience = 2 * time.Second
 
 func faultKey(code FaultCode, p index.Path) string { return string(code) + " " + p.String() }
 
@@ -48,12 +45,8 @@ func (d *Directory) faultLocked(code FaultCode, p index.Path, err error) {
 	key := faultKey(code, p)
 	f, known := d.faults[key]
 	if !known {
-		f = Fault{Code: code, Path: p.String(), Since: time.Now(), held: time.Now()}
-		if code == HeldFile {
-			f.held = f.held.Add(heldPatience)
-		} else {
-			d.log.Warn(err.Error(), "problem", string(code), "path", p.String())
-		}
+		f = Fault{Code: code, Path: p.String(), Since: time.Now()}
+		d.log.Warn(err.Error(), "problem", string(code), "path", p.String())
 	}
 	f.Text = err.Error()
 	d.faults[key] = f
@@ -66,12 +59,9 @@ func (d *Directory) clearFaultLocked(code FaultCode, p index.Path) {
 // noteSurveyLocked keeps the faults of what was looked at.
 func (d *Directory) noteSurveyLocked(s *survey) {
 	for _, p := range s.fine {
-		for _, code := range []FaultCode{HeldFile, NameRefused, DirectoryUnreadable} {
+		for _, code := range []FaultCode{NameRefused, DirectoryUnreadable} {
 			d.clearFaultLocked(code, p)
 		}
-	}
-	for _, p := range s.busy {
-		d.faultLocked(HeldFile, p, errBusy)
 	}
 	for p, err := range s.faults {
 		var odd strange
@@ -95,7 +85,7 @@ func (d *Directory) noteOutcomeLocked(j *job, err error) {
 				delete(d.faults, key)
 			}
 		}
-	case errors.Is(err, errBusy): // a held-file already
+	case errors.Is(err, errBusy), errors.Is(err, durable.ErrDetached): // told already
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		d.faultLocked(DiskFull, index.Path{}, err)
 	default:
@@ -124,10 +114,13 @@ func (d *Directory) noteOwnershipLocked(p index.Path, warn error) {
 
 // faultsLocked lists what is wrong now, the oldest first.
 func (d *Directory) faultsLocked(now time.Time) []Fault {
-	var out []Fault
+	out := d.heldFaultsLocked(now)
 	for _, f := range d.faults {
-		if !now.Before(f.held) {
-			out = append(out, f)
+		out = append(out, f)
+	}
+	for _, f := range []*Fault{d.storeFault, d.damage} {
+		if f != nil {
+			out = append(out, *f)
 		}
 	}
 	if d.r.halt != "" {
@@ -139,7 +132,7 @@ func (d *Directory) faultsLocked(now time.Time) []Fault {
 	}
 	for id, refusals := range d.r.refusedBy {
 		for _, refusal := range refusals {
-			out = append(out, Fault{Code: EntryRefused, Path: refusal.Path.String(), Since: d.started,
+			out = append(out, Fault{Code: EntryRefused, Path: refusal.Path.String(), Since: time.Now(),
 				Text: fmt.Sprintf("%s does not take it: %s", d.r.nameOf(id), refusal.Reason)})
 		}
 	}
@@ -148,7 +141,7 @@ func (d *Directory) faultsLocked(now time.Time) []Fault {
 		if ahead < 0 {
 			which, ahead = "behind", -ahead
 		}
-		out = append(out, Fault{Code: ClockSkew, Since: d.started,
+		out = append(out, Fault{Code: ClockSkew, Since: time.Now(),
 			Text: fmt.Sprintf("the clock of %s is %s %s this node's", d.r.nameOf(id), ahead.Round(time.Second), which)})
 	}
 	sort.Slice(out, func(a, b int) bool {

@@ -37,7 +37,8 @@ var ErrWatchLimit = errors.New("the kernel's limit of watches is reached (sysctl
 type survey struct {
 	index.Scan
 	sights map[index.Path]sight
-	busy   []index.Path // to be looked at again soon
+	busy   []index.Path             // cannot be told yet: to be looked at again soon
+	until  map[index.Path]time.Time // or not sooner than then
 	faults map[index.Path]error
 	fine   []index.Path // nothing wrong here (any more)
 	sweep  bool         // nothing is being staged: temporaries are what a crash left
@@ -48,6 +49,7 @@ func newScan() *survey {
 		Scan:   index.Scan{Found: map[index.Path]index.Found{}},
 		sights: map[index.Path]sight{},
 		faults: map[index.Path]error{},
+		until:  map[index.Path]time.Time{},
 	}
 }
 
@@ -120,6 +122,7 @@ func (d *Directory) walkInto(s *survey, dir index.Path) {
 // look: the hint for it is on its way.
 func (d *Directory) takeScanLocked(s *survey) (touched []index.Path) {
 	d.verifyScanLocked(s)
+	d.settleLocked(s)
 	d.noteSurveyLocked(s)
 	d.reserveLocked(len(s.Found))
 	touched = d.r.observe(time.Now(), s.Scan)
@@ -130,20 +133,25 @@ func (d *Directory) takeScanLocked(s *survey) (touched []index.Path) {
 // verifyScanLocked leaves in a survey only what is true in this moment.
 func (d *Directory) verifyScanLocked(s *survey) {
 	for p, got := range s.sights {
-		if stat, err := d.disk.root.Lstat(p.String()); err != nil || stat != got.stat {
-			s.Found[p] = index.Found{Held: true}
-			s.busy = append(s.busy, p)
-			continue
-		}
-		d.seen[p] = got.stat
-		if d.scaffold[p] && got.stat.Kind == durable.Directory && d.r.x.Live(p) == nil {
-			s.Found[p] = index.Found{Held: true} // nobody made it here
-		}
-		if file, ok := got.found.Content.(index.File); ok && got.data != nil && d.r.seeded {
-			d.cache.put(file.Digest, got.data)
-		}
+		d.verifySightLocked(s, p, got)
 	}
 	d.doubtAbsenceLocked(s)
+}
+
+func (d *Directory) verifySightLocked(s *survey, p index.Path, got sight) {
+	if stat, err := d.disk.root.Lstat(p.String()); err != nil || stat != got.stat {
+		s.Found[p] = index.Found{Held: true}
+		s.busy = append(s.busy, p)
+		delete(s.sights, p)
+		return
+	}
+	d.seen[p] = got.stat
+	if d.scaffold[p] && got.stat.Kind == durable.Directory && d.r.x.Live(p) == nil {
+		s.Found[p] = index.Found{Held: true} // nobody made it here
+	}
+	if file, ok := got.found.Content.(index.File); ok && got.data != nil && d.r.seeded {
+		d.cache.put(file.Digest, got.data)
+	}
 }
 
 // doubtAbsenceLocked looks once more for what the survey did not see although it should be there: it may have been put there
@@ -153,8 +161,7 @@ func (d *Directory) doubtAbsenceLocked(s *survey) {
 		if _, found := s.Found[p]; found {
 			return
 		}
-		_, err := d.disk.root.Lstat(p.String())
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, durable.ErrKind) {
+		if _, err := d.disk.look(p); errors.Is(err, fs.ErrNotExist) { // also what is there and is not replicated
 			delete(d.seen, p)
 			return
 		}
@@ -176,9 +183,12 @@ func (d *Directory) notice(ctx context.Context) {
 	defer close(d.ended)
 	rehash := time.NewTimer(rehashInterval)
 	retry := time.NewTimer(time.Hour)
+	root := time.NewTicker(rootInterval)
+	defer root.Stop()
 	defer rehash.Stop()
 	defer retry.Stop()
 	later := postponed{}
+	d.followStart(later)
 	for {
 		all := false
 		var paths []index.Path
@@ -190,18 +200,20 @@ func (d *Directory) notice(ctx context.Context) {
 			rehash.Reset(rehashInterval)
 		case <-d.rescan:
 			all = true
+		case <-root.C:
+			d.rootIsThere()
+			d.watchState()
 		case i := <-d.inspections:
-			s := d.survey(nil, true)
-			d.mu.Lock()
-			touched := i.do(s)
-			d.mu.Unlock()
-			close(i.done)
-			d.follow(s, touched, later)
+			s, touched, err := d.inspectNow(i)
+			i.done <- err
+			if err == nil {
+				d.follow(s, touched, later)
+			}
 		case <-retry.C:
 			paths = later.due(time.Now())
 		case hint := <-d.watch.Hints():
 			paths, all = d.gather(hint)
-			paths = d.finished(paths, later)
+			paths = d.finished(d.news(paths), later)
 		}
 		if all || len(paths) > 0 {
 			d.lookAt(paths, all, later)
@@ -215,11 +227,6 @@ func (d *Directory) notice(ctx context.Context) {
 // lookAt surveys and observes; what it was too early for is postponed.
 func (d *Directory) lookAt(paths []index.Path, all bool, later postponed) {
 	s := d.survey(paths, all)
-	for _, p := range s.Looked {
-		if !slices.Contains(s.busy, p) {
-			delete(later, p)
-		}
-	}
 	var touched []index.Path
 	if len(s.Looked)+len(s.Listed) > 0 {
 		d.mu.Lock()
@@ -227,17 +234,64 @@ func (d *Directory) lookAt(paths []index.Path, all bool, later postponed) {
 		d.mu.Unlock()
 	}
 	d.follow(s, touched, later)
+	now := time.Now()
+	for _, p := range paths {
+		if a, waits := later[p]; waits && !now.Before(a.at) {
+			later.again(p, now) // the directory is not there to be looked at
+		}
+	}
 }
 
-// follow postpones what was busy, and tells who cares of what is not as it was.
+// followStart postpones what could not be told at the start.
+func (d *Directory) followStart(later postponed) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for p := range d.holds {
+		later.again(p, time.Now())
+	}
+}
+
+// follow postpones what was busy or is held, and tells who cares of what is not as it was.
 func (d *Directory) follow(s *survey, touched []index.Path, later postponed) {
 	now := time.Now()
+	busy := map[index.Path]bool{}
 	for _, p := range s.busy {
-		later.again(p, now)
+		busy[p] = true
+	}
+	for _, p := range s.Looked {
+		if !busy[p] {
+			delete(later, p)
+		}
+	}
+	for p := range busy {
+		if at, set := s.until[p]; set {
+			later.at(p, at)
+		} else {
+			later.again(p, now)
+		}
 	}
 	if d.Observed != nil && len(touched) > 0 {
 		d.Observed(touched)
 	}
+}
+
+// news returns the paths without the files and links that look as they did when they were last looked at or written here, down to the inode and
+// the ctime: mostly what the replication itself just put there. Only hints are judged so; everything is read again from time to time.
+func (d *Directory) news(paths []index.Path) []index.Path {
+	stats := make(map[index.Path]durable.Stat, len(paths))
+	for _, p := range paths {
+		if stat, err := d.disk.root.Lstat(p.String()); err == nil && stat.Kind != durable.Directory {
+			stats[p] = stat
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.DeleteFunc(paths, func(p index.Path) bool {
+		stat, stands := stats[p]
+		known, ok := d.seen[p]
+		_, held := d.holds[p]
+		return stands && ok && known == stat && !held && d.r.x.Live(p) != nil
+	})
 }
 
 // finished returns those of the paths that may be looked at now; the others get their time to become something else.
@@ -289,8 +343,7 @@ func (d *Directory) gather(first Hint) (paths []index.Path, all bool) {
 // survey looks at the given paths and at everything below those that are directories, or at all. A hint names a directory
 // when it was made, moved or given another mode, never for what happens in it.
 func (d *Directory) survey(paths []index.Path, all bool) *survey {
-	if err := d.disk.root.Replaced(); err != nil {
-		d.rootLost(err)
+	if !d.rootIsThere() {
 		return newScan()
 	}
 	if all {
@@ -309,13 +362,4 @@ func (d *Directory) survey(paths []index.Path, all bool) *survey {
 		}
 	}
 	return s
-}
-
-// rootLost halts: a root that is gone or another one says nothing about the files that were in it.
-func (d *Directory) rootLost(err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.faultLocked(DirectoryUnreadable, index.Path{}, err)
-	d.r.stop(time.Now(), err.Error())
-	d.stirLocked()
 }

@@ -52,6 +52,9 @@ func (p postponed) again(path index.Path, now time.Time) {
 	p[path] = appointment{now.Add(delay), delay}
 }
 
+// at makes the next appointment for a path.
+func (p postponed) at(path index.Path, when time.Time) { p[path] = appointment{at: when} }
+
 // due returns the paths whose time has come; they stay until they are done or postponed again.
 func (p postponed) due(now time.Time) []index.Path {
 	var out []index.Path

@@ -43,6 +43,7 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 	if !d.MayWrite(d.r.self.Node) {
 		return Receipt{}, fmt.Errorf("nothing can be published: this node is not one of the writers of %s", d.Name)
 	}
+	defer d.trim()
 	writes = append(d.missingParents(writes), writes...)
 	entries := make([]*index.Entry, 0, len(writes))
 	for _, w := range writes {
@@ -65,7 +66,9 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 			continue
 		}
 		name := fmt.Sprintf("%s-%d", token, i)
-		if err := d.stageOne(e, name, bytes.NewReader(writes[i].Data)); err != nil {
+		warn, err := d.stageOne(d.disk.root, e, name, bytes.NewReader(writes[i].Data))
+		d.noteOwnership(e.Path, warn)
+		if err != nil {
 			return Receipt{}, fmt.Errorf("%s cannot be published: %w", e.Path, err)
 		}
 		staged[e] = name
@@ -108,12 +111,19 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 	return Receipt{Origin: d.r.self, Seq: d.r.seq}, nil
 }
 
-// takeBackLocked removes what a publication that failed had made already, the latest first, so that nobody takes half of it for
-// somebody's work. What it replaced or removed is an edit that is noticed, and in the archive.
+// takeBackLocked removes what a publication that failed had made already, the latest first, and puts back what it had replaced, so that
+// nobody takes half of it for somebody's work.
 func (d *Directory) takeBackLocked(entries []*index.Entry) error {
 	var errs []error
 	for _, e := range slices.Backward(entries) {
-		if e.Deleted() || d.Reserved(e.Path) || d.r.x.Live(e.Path) != nil {
+		if d.Reserved(e.Path) {
+			continue
+		}
+		if old := d.r.x.Live(e.Path); old != nil {
+			errs = append(errs, d.putBackLocked(old))
+			continue
+		}
+		if e.Deleted() {
 			continue
 		}
 		errs = append(errs, d.disk.root.Remove(e.Path.String()))
@@ -363,11 +373,11 @@ func (d *Directory) Resume(ctx context.Context, accept bool) error {
 	if d.halted() == "" {
 		return ErrNotHalted
 	}
-	if err := d.disk.root.Replaced(); err != nil {
-		return fmt.Errorf("the directory is still not what it was: %w", err)
-	}
-	return d.inspect(ctx, func(s *survey) []index.Path {
+	return d.inspect(ctx, true, func(s *survey) []index.Path {
 		d.verifyScanLocked(s)
+		if accept {
+			d.settleLocked(s) // what is put back need not be whole
+		}
 		d.reserveLocked(d.r.x.Len() + len(s.Found))
 		d.r.resume(time.Now(), s.Scan, accept)
 		d.stirLocked()
@@ -383,14 +393,14 @@ func (d *Directory) halted() string {
 
 // Rescan reads everything again and returns when what is on the disk by now is known, and on its way.
 func (d *Directory) Rescan(ctx context.Context) error {
-	return d.inspect(ctx, func(s *survey) []index.Path { return d.takeScanLocked(s) })
+	return d.inspect(ctx, false, func(s *survey) []index.Path { return d.takeScanLocked(s) })
 }
 
 var errEnded = errors.New("the agent is ending or taking a new configuration; try again")
 
-// inspect has everything read again and hands it to do, under the lock.
-func (d *Directory) inspect(ctx context.Context, do func(*survey) []index.Path) error {
-	i := inspection{do: do, done: make(chan struct{})}
+// inspect has everything read again and hands it to do, under the lock. See inspection for decides.
+func (d *Directory) inspect(ctx context.Context, decides bool, do func(*survey) []index.Path) error {
+	i := inspection{decides: decides, do: do, done: make(chan error, 1)}
 	select {
 	case d.inspections <- i:
 	case <-d.ended:
@@ -399,8 +409,8 @@ func (d *Directory) inspect(ctx context.Context, do func(*survey) []index.Path) 
 		return ctx.Err()
 	}
 	select {
-	case <-i.done:
-		return nil
+	case err := <-i.done:
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -12,6 +12,9 @@ import (
 // recoverLocked finishes what a crash interrupted, by the same steps that would have followed. What is neither staged any
 // more nor on the disk already is left to the peers, who offer it again.
 func (d *Directory) recoverLocked() error {
+	if d.r.fresh {
+		return nil // what the intents speak of is not known any more, and may have been overwritten and deleted since
+	}
 	for _, intent := range d.intents {
 		payload, err := intent.Read()
 		if err != nil {
@@ -31,7 +34,7 @@ func (d *Directory) recoverLocked() error {
 		for _, e := range o.Entries {
 			d.r.scope.Rehash(e)
 		}
-		l := &landing{job: &job{entries: o.Entries}, token: string(payload[:16]), dirs: map[index.Path]bool{}}
+		l := newLandingOn(d.disk.root, &job{entries: o.Entries}, string(payload[:16]))
 		for _, step := range d.r.plan(l.job) {
 			if !d.recoverableLocked(l, step) {
 				continue

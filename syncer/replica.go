@@ -62,6 +62,7 @@ type replica struct {
 	fresh  bool // nothing was ever scanned in this incarnation: what is found was only found
 	seeded bool // the start-up scan is done
 	joined bool // held all that some peer announced, at least once
+	away   bool // the disk is not there: nothing is taken to it
 
 	deletes    map[index.Path]time.Time // seen to be gone, since when
 	recent     []deletion
@@ -240,18 +241,23 @@ func (r *replica) author(changes []index.Change, stamp func(index.Change) index.
 func (r *replica) room(n int) bool { return r.seq+uint64(n) <= r.ceiling }
 
 // number gives entries their sequence numbers, batches and seals. A batch ends where it has MaxBatch entries, or half of
-// that at the border of a directory, for what stands in one directory belongs together.
+// that at the border of a directory, for what stands in one directory belongs together; and before it would part a key from its certificate.
 func (r *replica) number(entries []*index.Entry) {
 	if !r.room(len(entries)) {
 		panic("syncer: sequence numbers were not reserved")
 	}
 	start := 0
+	var reach []int
+	if len(entries) > wire.MaxBatch/2 {
+		reach = together(entries)
+	}
 	for i, e := range entries {
 		r.seq++
 		e.Seq = r.seq
 		n := i + 1 - start
 		last := i+1 == len(entries)
-		if last || n == wire.MaxBatch || n >= wire.MaxBatch/2 && entries[i+1].Path.Parent() != e.Path.Parent() {
+		border := n >= wire.MaxBatch/2 && !last && reach[i] == i && (n >= wire.MaxBatch*7/8 || entries[i+1].Path.Parent() != e.Path.Parent())
+		if last || border || n == wire.MaxBatch {
 			for _, member := range entries[start : i+1] {
 				member.Batch = r.seq
 			}

@@ -17,7 +17,7 @@ import (
 func (d *Directory) prepareLocked(l *landing) (index.Plan, error) {
 	dirs := d.directoriesLocked(l)
 	if len(dirs) > 0 && !l.isRevert() {
-		if _, err := d.observeTouchedLocked(dirs); err != nil {
+		if _, err := d.observeTouchedLocked(l, dirs); err != nil {
 			return nil, err
 		}
 		dirs = d.directoriesLocked(l) // what was changed here meanwhile may have won
@@ -34,7 +34,7 @@ func (d *Directory) prepareLocked(l *landing) (index.Plan, error) {
 	plan := d.r.plan(l.job)
 	for _, step := range plan {
 		if step.Action == index.PutFile || step.Action == index.PutLink {
-			if err := d.scaffoldLocked(step.Entry.Path.Parent()); err != nil {
+			if err := d.scaffoldLocked(l.disk, step.Entry.Path.Parent()); err != nil {
 				return nil, err
 			}
 		}
@@ -52,18 +52,18 @@ func (d *Directory) directoriesLocked(l *landing) (dirs index.Plan) {
 }
 
 // scaffoldLocked makes a directory whose own entry is still on its way, or lost against a deletion. It says nothing about this node's wishes.
-func (d *Directory) scaffoldLocked(dir index.Path) error {
+func (d *Directory) scaffoldLocked(root *durable.Root, dir index.Path) error {
 	if dir.IsZero() {
 		return nil
 	}
-	if _, err := d.disk.root.Lstat(dir.String()); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := root.Lstat(dir.String()); !errors.Is(err, fs.ErrNotExist) {
 		return nil // if it is no directory, staging will say so
 	}
-	if err := d.scaffoldLocked(dir.Parent()); err != nil {
+	if err := d.scaffoldLocked(root, dir.Parent()); err != nil {
 		return err
 	}
 	d.scaffold[dir] = true
-	_, err := d.disk.root.MkDir(dir.String(), 0o755, durable.AsItIs)
+	_, err := root.MkDir(dir.String(), 0o755, durable.AsItIs)
 	return err
 }
 

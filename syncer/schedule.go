@@ -16,14 +16,34 @@ import (
 
 // work returns the next job for the disk, nil if there is none now.
 func (r *replica) work(now time.Time) *job {
+	if r.away {
+		return nil
+	}
 	r.planReverts()
 	for _, j := range r.jobs {
-		if !j.flying && !now.Before(j.notTill) {
+		if !j.flying && !now.Before(j.notTill) && !r.early(j) {
 			j.flying = true
 			return j
 		}
 	}
 	return nil
+}
+
+// early reports whether a job must wait for those before it: jobs overtake each other, but a link is never seen before what its origin wrote
+// earlier, for that may be what it leads to. A job that failed once holds nobody up.
+func (r *replica) early(j *job) bool {
+	if !slices.ContainsFunc(j.entries, func(e *index.Entry) bool { _, link := e.Content.(index.Symlink); return link }) {
+		return false
+	}
+	for _, before := range r.jobs {
+		if before == j {
+			return false
+		}
+		if before.tries == 0 && before.cover.origin == j.cover.origin && !before.isRevert() {
+			return true
+		}
+	}
+	return false
 }
 
 func (j *job) isRevert() bool { return j.reverts != nil }

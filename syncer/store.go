@@ -5,9 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync/atomic"
 	"time"
 
+	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
 	"certswarm/syncer/wire"
@@ -22,8 +27,13 @@ const seqBlock = 1 << 16
 
 // store is a replica's memory across restarts: one bbolt file. Every write is synced when it returns.
 type store struct {
+	state   *durable.Root // the file lies in it, by this name
+	name    string
 	db      *bbolt.DB
-	ceiling uint64 // numbers up to here are reserved
+	is      os.FileInfo                          // of the file, to know it again
+	update  func(func(tx *bbolt.Tx) error) error // db's, guarded
+	ceiling uint64                               // numbers up to here are reserved
+	damage  atomic.Pointer[damaged]              // the file can be used no more; see replace
 }
 
 var (
@@ -37,30 +47,71 @@ var (
 	keyCeiling     = []byte("ceiling")
 )
 
-// openStore opens the state at path, or begins a new incarnation where there is none.
-func openStore(path string) (s *store, err error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("%s is in use: does another certswarm run with this state directory?", path)
+// openStore opens the state of a directory and reads all of it, or begins a new incarnation where there is none. One that is damaged is set aside for
+// whoever wants to know why, and is none; the damage is told then.
+func openStore(state *durable.Root, directory string, scope wire.Scope) (s *store, m memory, damage *damaged, err error) {
+	s = &store{state: state, name: "sync/" + directory + ".db"}
+	m, err = s.open(scope)
+	if !errors.As(err, &damage) {
+		return s, m, nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("the state database %s cannot be opened: %w", path, err)
+	if damage.kept, err = state.SetAside(s.name, damagedSuffix(time.Now())); err != nil {
+		return nil, memory{}, nil, errors.Join(fmt.Errorf("%w; and it cannot be set aside", damage), err)
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketState, bucketEntries, bucketHeld, bucketKeys} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the state database %s: %w", path, err), db.Close())
-	}
-	return &store{db: db}, nil
+	m, err = s.open(scope)
+	return s, m, damage, err
 }
 
-func (s *store) close() error { return s.db.Close() }
+func (s *store) path() string { return filepath.Join(s.state.Dir(), s.name) }
+
+// open opens the file and reads it.
+func (s *store) open(scope wire.Scope) (m memory, err error) {
+	err = guarded(func() error {
+		if err := s.openFile(); err != nil {
+			return err
+		}
+		m, err = s.load(scope)
+		return err
+	})
+	if err == nil {
+		return m, nil
+	}
+	if s.db != nil && !errors.As(err, new(panicked)) {
+		err = errors.Join(err, s.db.Close())
+	}
+	s.db = nil
+	if isDamage(err) {
+		return memory{}, &damaged{why: err}
+	}
+	return memory{}, fmt.Errorf("the state database %s cannot be opened: %w", s.path(), err)
+}
+
+func (s *store) openFile() error {
+	if is, err := os.Stat(s.path()); err == nil && is.Size() == 0 {
+		return io.ErrUnexpectedEOF // bbolt would make a new one of it without a word
+	}
+	db, err := bbolt.Open(s.path(), 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return fmt.Errorf("%w: does another certswarm run with this state directory?", err)
+	}
+	if err != nil {
+		return err
+	}
+	s.db = db
+	s.update = func(do func(*bbolt.Tx) error) error { return guarded(func() error { return db.Update(do) }) }
+	if s.is, err = os.Stat(s.path()); err != nil {
+		return err
+	}
+	return intact(db)
+}
+
+// close lets go of the file. One that is damaged is left as it is: bbolt may hold locks in it for ever.
+func (s *store) close() error {
+	if s.damage.Load() != nil {
+		return nil
+	}
+	return s.db.Close()
+}
 
 // memory is what a replica starts from.
 type memory struct {
@@ -72,79 +123,116 @@ type memory struct {
 	keys        map[fleet.NodeID]ed25519.PublicKey
 }
 
-// load reads everything, begins an incarnation if there is none, and reserves the first numbers of this run.
+// load reads everything, begins an incarnation if there is none, and reserves the first numbers of this run. Where an old state cannot be
+// written (a full disk), there are none for now.
 func (s *store) load(scope wire.Scope) (memory, error) {
-	m := memory{held: index.Summary{}, keys: map[fleet.NodeID]ed25519.PublicKey{}}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	m := memory{held: index.Summary{}, keys: map[fleet.NodeID]ed25519.PublicKey{}, incarnation: rand.Uint64(), fresh: true}
+	known := false
+	err := s.db.View(func(tx *bbolt.Tx) error {
 		state := tx.Bucket(bucketState)
+		if state == nil {
+			return nil
+		}
 		if raw := state.Get(keyIncarnation); len(raw) == 8 {
-			m.incarnation = binary.BigEndian.Uint64(raw)
-		} else {
-			m.incarnation = rand.Uint64()
-			if err := state.Put(keyIncarnation, number(m.incarnation)); err != nil {
-				return err
-			}
+			m.incarnation, known = binary.BigEndian.Uint64(raw), true
 		}
 		m.fresh = state.Get(keySeeded) == nil
 		if raw := state.Get(keyCeiling); len(raw) == 8 {
 			m.seq = binary.BigEndian.Uint64(raw)
 		}
-		s.ceiling = m.seq + seqBlock
-		if err := state.Put(keyCeiling, number(s.ceiling)); err != nil {
-			return err
-		}
-		err := tx.Bucket(bucketHeld).ForEach(func(k, v []byte) error {
-			o, err := originOf(k)
-			if err != nil || len(v) != 8 {
-				return errors.Join(errDamaged, err)
-			}
-			m.held[o] = binary.BigEndian.Uint64(v)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		err = tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
-			if len(k) != len(fleet.NodeID{}) || len(v) != ed25519.PublicKeySize {
-				return errDamaged
-			}
-			m.keys[fleet.NodeID(k)] = append(ed25519.PublicKey(nil), v...)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		return tx.Bucket(bucketEntries).ForEach(func(k, v []byte) error {
-			if len(v) < originSize {
-				return errDamaged
-			}
-			o, err := originOf(v[:originSize])
-			if err != nil {
-				return err
-			}
-			e, err := wire.DecodeEntry(o, v[originSize:])
-			if err != nil || e.Path.String() != string(k) {
-				return errors.Join(errDamaged, err)
-			}
-			scope.Rehash(e)
-			m.entries = append(m.entries, e)
-			return nil
-		})
+		return m.read(tx, scope)
 	})
 	if err != nil {
-		return memory{}, fmt.Errorf("the state database %s cannot be read: %w", s.db.Path(), err)
+		return memory{}, err
+	}
+	s.ceiling = m.seq
+	if err := s.begin(m.incarnation); err != nil && !(known && isFull(err)) {
+		return memory{}, err
 	}
 	return m, nil
 }
 
-var errDamaged = errors.New("a record is damaged")
+// begin makes the database that of an incarnation and reserves numbers for it.
+func (s *store) begin(incarnation uint64) error {
+	ceiling := s.ceiling + seqBlock
+	err := s.update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{bucketState, bucketEntries, bucketHeld, bucketKeys} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		state := tx.Bucket(bucketState)
+		return errors.Join(state.Put(keyIncarnation, number(incarnation)), state.Put(keyCeiling, number(ceiling)))
+	})
+	if err == nil {
+		s.ceiling = ceiling
+	}
+	return err
+}
+
+func (m *memory) read(tx *bbolt.Tx, scope wire.Scope) error {
+	for _, name := range [][]byte{bucketEntries, bucketHeld, bucketKeys} {
+		if tx.Bucket(name) == nil {
+			return errRecord
+		}
+	}
+	if err := readSummary(tx.Bucket(bucketHeld), m.held); err != nil {
+		return err
+	}
+	err := tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
+		if len(k) != len(fleet.NodeID{}) || len(v) != ed25519.PublicKeySize {
+			return errRecord
+		}
+		m.keys[fleet.NodeID(k)] = append(ed25519.PublicKey(nil), v...)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketEntries).ForEach(func(k, v []byte) error {
+		e, err := readEntry(k, v)
+		if err == nil {
+			scope.Rehash(e)
+			m.entries = append(m.entries, e)
+		}
+		return err
+	})
+}
+
+func readSummary(from *bbolt.Bucket, into index.Summary) error {
+	return from.ForEach(func(k, v []byte) error {
+		o, err := originOf(k)
+		if err != nil || len(v) != 8 {
+			return errors.Join(errRecord, err)
+		}
+		into[o] = binary.BigEndian.Uint64(v)
+		return nil
+	})
+}
+
+func readEntry(k, v []byte) (*index.Entry, error) {
+	if len(v) < originSize {
+		return nil, errRecord
+	}
+	o, err := originOf(v[:originSize])
+	if err != nil {
+		return nil, err
+	}
+	e, err := wire.DecodeEntry(o, v[originSize:])
+	if err != nil || e.Path.String() != string(k) {
+		return nil, errors.Join(errRecord, err)
+	}
+	return e, nil
+}
+
+var errRecord = errors.New("a record cannot be read")
 
 // reserve makes numbers up to at least through usable, and one block more.
 func (s *store) reserve(through uint64) error {
 	ceiling := max(s.ceiling, through) + seqBlock
-	err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Put(keyCeiling, number(ceiling)) })
+	err := s.write(func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Put(keyCeiling, number(ceiling)) })
 	if err != nil {
-		return fmt.Errorf("sequence numbers cannot be reserved in %s: %w", s.db.Path(), err)
+		return fmt.Errorf("sequence numbers cannot be reserved in %s: %w", s.path(), err)
 	}
 	s.ceiling = ceiling
 	return nil
@@ -152,7 +240,7 @@ func (s *store) reserve(through uint64) error {
 
 // save makes a replica's changes durable, all or none of them.
 func (s *store) save(u unsaved, keys map[fleet.NodeID]ed25519.PublicKey) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.write(func(tx *bbolt.Tx) error {
 		if err := tx.Bucket(bucketState).Put(keySeeded, []byte{1}); err != nil {
 			return err
 		}
@@ -183,7 +271,7 @@ func (s *store) save(u unsaved, keys map[fleet.NodeID]ed25519.PublicKey) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("the state database %s cannot be written: %w", s.db.Path(), err)
+		return fmt.Errorf("the state database %s cannot be written: %w", s.path(), err)
 	}
 	return nil
 }
@@ -198,7 +286,7 @@ func originKey(o index.Origin) []byte {
 
 func originOf(raw []byte) (index.Origin, error) {
 	if len(raw) != originSize {
-		return index.Origin{}, errDamaged
+		return index.Origin{}, errRecord
 	}
 	return index.Origin{
 		Node:        fleet.NodeID(raw[:originSize-8]),

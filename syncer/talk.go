@@ -251,8 +251,14 @@ func (d *Directory) takeOffer(c *conversation, o wire.Offer) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	jobs := len(d.r.jobs)
 	d.r.receive(time.Now(), c.Peer(), o)
-	d.stirLocked()
+	if len(d.r.jobs) > jobs { // all there is to do now; the rest follows it
+		d.stirWork.wake()
+		d.announceLocked()
+	} else {
+		d.stirLocked()
+	}
 	return nil
 }
 
@@ -338,7 +344,7 @@ func (d *Directory) content(ctx context.Context, j *job, e *index.Entry) (io.Rea
 	}
 	d.mu.Unlock()
 	if ok || f.Size == 0 {
-		return io.NopCloser(bytes.NewReader(data)), nil
+		return atHand{bytes.NewReader(data)}, nil
 	}
 	for _, link := range links {
 		if stream, err := d.fetch(ctx, link, e.Path, f); err == nil {
@@ -347,6 +353,12 @@ func (d *Directory) content(ctx context.Context, j *job, e *index.Entry) (io.Rea
 	}
 	return nil, errNowhere
 }
+
+// atHand is content that needs no fetching.
+type atHand struct{ *bytes.Reader }
+
+// Close implements io.Closer.
+func (atHand) Close() error { return nil }
 
 // fetch asks one peer for a file's content.
 func (d *Directory) fetch(ctx context.Context, from Link, p index.Path, f index.File) (io.ReadCloser, error) {

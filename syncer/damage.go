@@ -1,0 +1,224 @@
+package syncer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
+)
+
+// A state database that cannot be read, or not written, is no reason to end. At the start it is set aside and the node begins a new incarnation:
+// what it finds on its disk ranks below all that the fleet has. While it runs it knows everything by heart, and writes it down anew.
+
+// damaged is a state database that cannot be used.
+type damaged struct {
+	why  error
+	kept string // where it was set aside
+}
+
+// Error implements error.
+func (d *damaged) Error() string { return fmt.Sprintf("the state database is damaged: %v", d.why) }
+
+// Unwrap returns why.
+func (d *damaged) Unwrap() error { return d.why }
+
+// panicked is what was thrown by bbolt, or by the kernel at it.
+type panicked struct{ cause any }
+
+// Error implements error.
+func (p panicked) Error() string { return fmt.Sprint(p.cause) }
+
+// guarded runs f, which reads pages that are mapped into memory: one that is damaged makes bbolt panic, and one that was cut off the file makes
+// the kernel send SIGBUS; neither may end the agent. What f had locked stays locked then, and the database must not be used again.
+func guarded(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = panicked{cause}
+		}
+	}()
+	return f()
+}
+
+// isDamage tells what is wrong with a database from what is wrong around it.
+func isDamage(err error) bool {
+	var errno syscall.Errno
+	if errors.As(err, new(panicked)) {
+		return true
+	}
+	if errors.As(err, &errno) {
+		return slices.Contains([]syscall.Errno{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EINVAL}, errno)
+	}
+	return !errors.Is(err, bolterrors.ErrTimeout)
+}
+
+// isFull reports whether there was no room.
+func isFull(err error) bool {
+	return slices.ContainsFunc([]error{unix.ENOSPC, unix.EDQUOT}, func(full error) bool { return errors.Is(err, full) })
+}
+
+// intact reads a database whole. It walks every bucket before it has bbolt check what the pages say of each other (2 ms for 10,000 entries): that
+// check runs in a goroutine of its own, where a fault cannot be caught, and so must not be the first to follow a pointer.
+func intact(db *bbolt.DB) error {
+	return db.View(func(tx *bbolt.Tx) error {
+		err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, v []byte) error {
+				if v == nil {
+					return errRecord // a bucket where there is none
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for err := range tx.Check() { // to the end, or its goroutine would wait for ever
+			errs = append(errs, err)
+		}
+		if len(errs) > 0 {
+			return fmt.Errorf("%d of its pages contradict each other: %w", len(errs), errs[0])
+		}
+		return nil
+	})
+}
+
+// write is update, and notes the damage.
+func (s *store) write(do func(*bbolt.Tx) error) error {
+	if damage := s.damage.Load(); damage != nil {
+		return damage
+	}
+	err := s.update(do)
+	if err != nil && isDamage(err) {
+		s.damage.Store(&damaged{why: err})
+		return s.damage.Load()
+	}
+	return err
+}
+
+// inPlace reports whether the file that is open is still where the next start will look for it.
+func (s *store) inPlace() bool {
+	is, err := os.Stat(s.path())
+	return err == nil && os.SameFile(is, s.is)
+}
+
+// replace begins another file for the same incarnation, which is to be told everything. Numbers up to through were given.
+func (s *store) replace(incarnation, through uint64) (*damaged, error) {
+	damage := s.damage.Load()
+	if damage == nil {
+		damage = &damaged{why: errors.New("it was removed or replaced while it was in use")}
+	}
+	if s.damage.Load() == nil {
+		_ = s.db.Close() // it is nobody's any more
+	}
+	if kept, err := s.state.SetAside(s.name, damagedSuffix(time.Now())); err == nil {
+		damage.kept = kept
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		s.damage.Store(damage)
+		return nil, err
+	}
+	fresh := store{state: s.state, name: s.name, ceiling: max(s.ceiling, through)}
+	err := guarded(fresh.openFile)
+	if err == nil {
+		err = fresh.begin(incarnation)
+	}
+	if err != nil {
+		if fresh.db != nil && !errors.As(err, new(panicked)) {
+			_ = fresh.db.Close()
+		}
+		s.damage.Store(damage)
+		return nil, errors.Join(fmt.Errorf("the state database %s cannot be made anew: %w", s.path(), err), s.state.Remove(s.name))
+	}
+	s.db, s.is, s.update, s.ceiling = fresh.db, fresh.is, fresh.update, fresh.ceiling
+	s.damage.Store(nil)
+	return damage, nil
+}
+
+const damagedMark = ".damaged-"
+
+const damagedTime = "20060102T150405Z"
+
+func damagedSuffix(now time.Time) string { return damagedMark + now.UTC().Format(damagedTime) }
+
+// noteDamageLocked keeps what became of a state database. Nothing wrong is no news.
+func (d *Directory) noteDamageLocked(damage *damaged, now string) {
+	if damage == nil {
+		return
+	}
+	where := "it is gone"
+	if damage.kept != "" {
+		where = "it is kept as " + filepath.Join(d.store.state.Dir(), damage.kept)
+	}
+	d.damage = &Fault{Code: StateDamaged, Since: time.Now(), Text: fmt.Sprintf("%v; %s; %s", damage, where, now)}
+	d.damaged = damage.kept
+	d.log.Error(d.damage.Text, "problem", string(StateDamaged))
+}
+
+// recallDamage takes up again what an earlier run has set aside.
+func (d *Directory) recallDamage() {
+	names, err := d.store.state.ReadDir("sync")
+	if err != nil || d.damage != nil {
+		return
+	}
+	for _, name := range names { // they sort as their times do
+		text, is := strings.CutPrefix(name, d.Name+".db"+damagedMark)
+		if at, err := time.Parse(damagedTime, text); is && err == nil {
+			d.damaged = "sync/" + name
+			d.damage = &Fault{Code: StateDamaged, Since: at, Text: fmt.Sprintf("the state database was damaged; it is kept as %s",
+				filepath.Join(d.store.state.Dir(), d.damaged))}
+		}
+	}
+}
+
+// watchState looks after the files of the state: a database that is not where the next start will look for it is written anew, and one that was
+// set aside is no news any more once somebody has removed it.
+func (d *Directory) watchState() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.store.inPlace() {
+		d.stirSave.wake()
+	}
+	if d.damage == nil || d.damaged == "" && time.Since(d.damage.Since) < damageMemory {
+		return
+	}
+	if d.damaged != "" {
+		if _, err := d.store.state.Lstat(d.damaged); !errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+	}
+	d.damage, d.damaged = nil, ""
+	d.stirLocked()
+}
+
+// damageMemory is for how long it is told that a state database vanished.
+const damageMemory = time.Hour
+
+func (d *Directory) storeFaultLocked(err error) {
+	code := StateDamaged
+	if isFull(err) {
+		code = DiskFull
+	}
+	if d.storeFault == nil || d.storeFault.Code != code {
+		d.storeFault = &Fault{Code: code, Since: time.Now()}
+		d.log.Error(err.Error(), "problem", string(code))
+	}
+	d.storeFault.Text = err.Error()
+}
+
+// saveAll makes everything that is known part of what is to be saved next.
+func (r *replica) saveAll() {
+	for e := range r.x.All {
+		r.dirty[e.Path] = true
+	}
+	r.raised = true
+}

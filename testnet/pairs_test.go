@@ -1,0 +1,453 @@
+package testnet_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"certswarm/testnet"
+)
+
+// pair is a key and its certificate, in PEM.
+type pair struct{ key, chain string }
+
+func newPair(t testing.TB) pair {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pairWith(t, key)
+}
+
+func pairWith(t testing.TB, key *ecdsa.PrivateKey) pair {
+	t.Helper()
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "site"}, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair{
+		key:   string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})),
+		chain: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+	}
+}
+
+// site is a pair in a fleet, by its names.
+type site struct {
+	*testnet.Fleet
+	t          *testing.T
+	key, chain string
+}
+
+// tell starts a fleet that has a pair already.
+func tell(t *testing.T, play func(s *site)) {
+	t.Helper()
+	for _, names := range [][2]string{{"x.key", "x.crt"}, {"live/x/privkey.pem", "live/x/fullchain.pem"}} {
+		t.Run(names[0], func(t *testing.T) {
+			story(t, three, func(t *testing.T, f *testnet.Fleet) {
+				s := &site{f, t, names[0], names[1]}
+				s.put(0, newPair(t))
+				f.Settle()
+				play(s)
+				f.Settle()
+				f.AssertSame()
+				s.expectProblem(0, "")
+			})
+		})
+	}
+}
+
+func (s *site) put(node int, p pair) {
+	s.t.Helper()
+	s.Write(node, s.key, p.key)
+	s.Write(node, s.chain, p.chain)
+}
+
+// pass lets time pass while nobody but the first node may have two halves that do not go together.
+func (s *site) pass(d time.Duration) {
+	s.t.Helper()
+	for ; d > 0; d -= time.Millisecond {
+		s.Advance(time.Millisecond)
+		for i := 1; i < 3; i++ {
+			if _, err := tls.LoadX509KeyPair(s.Path(i, s.chain), s.Path(i, s.key)); err != nil {
+				s.t.Fatalf("fe%d: %v", i+1, err)
+			}
+		}
+	}
+}
+
+func (s *site) expect(p pair) {
+	s.t.Helper()
+	for i := range 3 {
+		expect(s.t, s.Fleet, i, s.key, p.key)
+		expect(s.t, s.Fleet, i, s.chain, p.chain)
+	}
+}
+
+// expectProblem fails unless a node says that a file is held, with these words; "" if none is.
+func (s *site) expectProblem(node int, words string) {
+	s.t.Helper()
+	p := problem(s.Fleet, node, "held-file")
+	switch {
+	case p == nil && words != "":
+		s.t.Errorf("fe%d does not tell that anything is held", node+1)
+	case p != nil && (words == "" || !strings.Contains(p.Text, words)):
+		s.t.Errorf("fe%d tells %q, not %q", node+1, p.Text, words)
+	}
+}
+
+func TestHalvesArriveTogether(t *testing.T) {
+	for name, keyFirst := range map[string]bool{"the key first": true, "the certificate first": false} {
+		t.Run(name, func(t *testing.T) {
+			tell(t, func(s *site) {
+				p := newPair(s.t)
+				first, second := [2]string{s.key, p.key}, [2]string{s.chain, p.chain}
+				if !keyFirst {
+					first, second = second, first
+				}
+				s.Write(0, first[0], first[1])
+				s.pass(10 * time.Millisecond)
+				s.Write(0, second[0], second[1])
+				s.pass(7 * time.Millisecond) // one delay of the line
+				s.expect(p)
+			})
+		})
+	}
+}
+
+func TestANewPairArrivesTogether(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		p := newPair(t)
+		f.Write(0, "x.key", p.key)
+		f.Advance(10 * time.Millisecond)
+		f.Write(0, "x.crt", p.chain)
+		for range 100 {
+			f.Advance(time.Millisecond)
+			_, key := f.Read(1, "x.key")
+			_, chain := f.Read(1, "x.crt")
+			if key != chain {
+				t.Fatalf("fe2 has the key: %v, the certificate: %v", key, chain)
+			}
+		}
+		expect(t, f, 2, "x.crt", p.chain)
+		f.Write(0, "lone.key", p.key)
+		f.Advance(40 * time.Millisecond)
+		expectNone(t, f, 1, "lone.key")
+		f.Advance(30 * time.Millisecond)
+		expect(t, f, 1, "lone.key", p.key)
+	})
+}
+
+func TestAMismatchIsReportedAndMended(t *testing.T) {
+	for after, reported := range map[time.Duration]bool{1900 * time.Millisecond: false, 5 * time.Second: true} {
+		t.Run(after.String(), func(t *testing.T) {
+			tell(t, func(s *site) {
+				p := newPair(s.t)
+				s.Write(0, s.key, p.key)
+				s.Advance(time.Second)
+				s.expectProblem(0, "")
+				s.pass(after - time.Second)
+				want := ""
+				if reported {
+					want = "certs/" + s.key + ": it is not the key of the certificate in " + s.chain
+				}
+				s.expectProblem(0, want)
+				s.expectProblem(1, want)
+				s.Write(0, s.chain, p.chain)
+				s.pass(10 * time.Millisecond)
+				s.expect(p)
+				s.expectProblem(0, "")
+			})
+		})
+	}
+}
+
+func TestASlowWriterOfOneHalf(t *testing.T) {
+	tell(t, func(s *site) {
+		p := newPair(s.t)
+		s.Write(0, s.key, p.key)
+		file, err := os.Create(s.Path(0, s.chain))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for half := range 2 {
+			if _, err := file.WriteString(p.chain[half*len(p.chain)/2 : (half+1)*len(p.chain)/2]); err != nil {
+				s.t.Fatal(err)
+			}
+			s.pass(3 * time.Second)
+			s.expectProblem(0, "certs/"+s.chain+": it is being written")
+		}
+		if err := file.Close(); err != nil {
+			s.t.Fatal(err)
+		}
+		s.pass(100 * time.Millisecond)
+		s.expect(p)
+	})
+}
+
+func TestATruncatedFileStaysHome(t *testing.T) {
+	tell(t, func(s *site) {
+		p := newPair(s.t)
+		s.Write(0, s.key, p.key)
+		s.Write(0, s.chain, p.chain[:len(p.chain)/2])
+		s.pass(3 * time.Second)
+		s.expectProblem(0, "certs/"+s.chain+": the first PEM block has no END line")
+		s.Overflow(0)
+		s.pass(time.Second)
+		s.Write(0, s.chain, p.chain)
+		s.pass(10 * time.Millisecond)
+		s.expect(p)
+	})
+}
+
+// What is found at the start is judged like what is written later; and a restart does not forget that something is held.
+func TestStartWithATruncatedFile(t *testing.T) {
+	tell(t, func(s *site) {
+		p := newPair(s.t)
+		s.Stop(0)
+		s.put(0, pair{p.key[:100], p.chain})
+		s.Write(0, "new/cut.pem", p.chain[:100])
+		s.Start(0)
+		s.pass(5 * time.Second)
+		expectNone(s.t, s.Fleet, 1, "new/cut.pem")
+		s.expectProblem(0, "has no END line")
+		s.Remove(0, "new/cut.pem")
+		s.Write(0, s.key, p.key)
+		s.pass(10 * time.Millisecond)
+		s.expect(p)
+	})
+}
+
+// certbot is what its renewal does to archive/x and live/x, with pauses.
+func certbot(s *site, generation int, p pair, reuse bool, pause time.Duration) {
+	for _, kind := range []string{"privkey", "cert", "chain", "fullchain"} {
+		content := p.chain
+		if kind == "privkey" {
+			content = p.key
+		}
+		s.Write(0, fmt.Sprintf("archive/x/%s%d.pem", kind, generation), content)
+		s.Advance(time.Millisecond)
+	}
+	for _, kind := range []string{"cert", "privkey", "chain", "fullchain"} {
+		if kind == "privkey" && reuse {
+			continue
+		}
+		s.Mkdir(0, "live/x")
+		s.Symlink(0, fmt.Sprintf("../../archive/x/%s%d.pem", kind, generation), "live/x/"+kind+".pem")
+		for range pause / time.Millisecond {
+			s.pass(time.Millisecond)
+			s.oneGeneration()
+		}
+	}
+	for range 80 {
+		s.pass(time.Millisecond)
+		s.oneGeneration()
+	}
+}
+
+// oneGeneration fails unless the certificates of live/x on the second node are all of one generation.
+func (s *site) oneGeneration() {
+	s.t.Helper()
+	var of string
+	for _, kind := range []string{"cert", "chain", "fullchain"} {
+		target, err := os.Readlink(s.Path(1, "live/x/"+kind+".pem"))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		generation := strings.TrimPrefix(target, "../../archive/x/"+kind)
+		if of != "" && of != generation {
+			s.t.Fatalf("%s leads to %s", kind, target)
+		}
+		of = generation
+	}
+}
+
+func TestCertbotRenews(t *testing.T) {
+	for name, reuse := range map[string]bool{"with a new key": false, "with the old key": true} {
+		t.Run(name, func(t *testing.T) {
+			story(t, three, func(t *testing.T, f *testnet.Fleet) {
+				key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := pairWith(t, key)
+				for _, kind := range []string{"privkey", "cert", "chain", "fullchain"} {
+					content := p.chain
+					if kind == "privkey" {
+						content = p.key
+					}
+					f.Write(0, "archive/x/"+kind+"1.pem", content)
+					f.Mkdir(0, "live/x")
+					f.Symlink(0, "../../archive/x/"+kind+"1.pem", "live/x/"+kind+".pem")
+				}
+				f.Settle()
+				s := &site{f, t, "live/x/privkey.pem", "live/x/fullchain.pem"}
+				for generation := 2; generation < 5; generation++ {
+					if p = newPair(t); reuse {
+						p = pairWith(t, key)
+					}
+					certbot(s, generation, p, reuse, 10*time.Millisecond)
+					s.expect(p)
+				}
+				f.Settle()
+				f.AssertSame()
+			})
+		})
+	}
+}
+
+// A link goes after what it leads to, also where that is a directory.
+func TestALinkWaitsForWhatItLeadsTo(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		p := newPair(t)
+		f.Write(0, "gen/2/privkey.pem", p.key[:50])
+		f.Symlink(0, "gen/2", "current")
+		f.Advance(3 * time.Second)
+		if _, err := os.Lstat(f.Path(1, "current")); err == nil {
+			t.Error("fe2 has the link")
+		}
+		f.Write(0, "gen/2/privkey.pem", p.key)
+		f.Settle()
+		f.AssertSame()
+		expect(t, f, 1, "current/privkey.pem", p.key)
+	})
+}
+
+// Nothing that is held, nor anything of PEM-like names, makes others wait.
+func TestOthersDoNotWait(t *testing.T) {
+	tell(t, func(s *site) {
+		p := newPair(s.t)
+		s.Write(0, s.key, p.key)
+		s.Advance(time.Second)
+		old, _ := s.Read(0, s.key)
+		for i, content := range []string{"token", "another"} {
+			name := fmt.Sprintf("token-%d", i)
+			s.Write(0, name, content)
+			s.Advance(6 * time.Millisecond)
+			expect(s.t, s.Fleet, 1, name, content)
+		}
+		s.Write(0, s.chain, p.chain)
+		s.Advance(6 * time.Millisecond)
+		expect(s.t, s.Fleet, 1, s.key, old)
+	})
+}
+
+// A certificate for the key that is there goes at once, and so does a key that nothing stands beside.
+func TestARenewalWithTheOldKeyDoesNotWait(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			p := pairWith(t, key)
+			f.Write(0, "x.key", p.key)
+			f.Write(0, "x.crt", p.chain)
+			f.Advance(6 * time.Millisecond)
+			expect(t, f, 1, "x.crt", p.chain)
+		}
+	})
+}
+
+func TestDeletionsAreNotHeld(t *testing.T) {
+	tell(t, func(s *site) {
+		p := newPair(s.t)
+		old, _ := s.Read(1, s.chain)
+		s.Write(0, s.key, p.key)
+		s.Advance(3 * time.Second)
+		s.Remove(0, s.key) // the held half: what is told is that it is gone
+		s.Advance(2 * time.Second)
+		expectNone(s.t, s.Fleet, 1, s.key)
+		expect(s.t, s.Fleet, 1, s.chain, old)
+		s.expectProblem(0, "")
+		s.put(0, p)
+		s.Settle()
+		s.Write(0, s.key, newPair(s.t).key)
+		s.Advance(3 * time.Second)
+		s.expectProblem(0, s.chain)
+		s.Remove(0, s.chain) // the other half: the key goes with nothing now
+		s.Advance(3 * time.Second)
+		expectNone(s.t, s.Fleet, 1, s.chain)
+	})
+}
+
+// What must be put back need not be whole for that.
+func TestGarbageOfAMemberIsReverted(t *testing.T) {
+	options := three
+	options.Roles = []string{"issuer", "issuer", "member"}
+	options.Writers = []string{"issuers"}
+	story(t, options, func(t *testing.T, f *testnet.Fleet) {
+		p := newPair(t)
+		f.Write(0, "x.key", p.key)
+		f.Write(0, "x.crt", p.chain)
+		f.Settle()
+		f.Write(2, "x.key", "")
+		f.Write(2, "x.crt", newPair(t).chain)
+		f.Advance(100 * time.Millisecond)
+		expect(t, f, 2, "x.key", p.key)
+		expect(t, f, 2, "x.crt", p.chain)
+		expectArchived(t, f, 2, "x.key", "")
+		if h := problem(f, 2, "held-file"); h != nil {
+			t.Error(h.Text)
+		}
+	})
+}
+
+// A half that is held does not stand in the way of a pair that another node writes.
+func TestAPairFromElsewhereEndsAHold(t *testing.T) {
+	tell(t, func(s *site) {
+		s.Write(0, s.key, newPair(s.t).key)
+		s.Advance(3 * time.Second)
+		s.expectProblem(0, s.chain)
+		p := newPair(s.t)
+		s.put(1, p)
+		s.Settle()
+		s.expect(p)
+	})
+}
+
+// Two nodes that meet with different pairs agree on one of them, not on halves of both.
+func TestPairsMeet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := testnet.NewDown(t, three)
+		pairs := []pair{newPair(t), newPair(t)}
+		f.Write(0, "x.key", pairs[0].key)
+		f.Write(1, "x.key", pairs[1].key)
+		f.Write(1, "x.crt", pairs[1].chain)
+		f.Write(0, "x.crt", pairs[0].chain)
+		then := time.Date(1998, 1, 1, 0, 0, 0, 0, time.UTC)
+		for i, file := range []string{"x.key", "x.crt", "x.crt", "x.key"} { // of fe1 the key is the oldest, of fe2 the certificate
+			node := i / 2
+			if err := os.Chtimes(f.Path(node, file), then, then.Add(time.Duration([]int{0, 30, 10, 20}[i])*time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 3 {
+			f.Start(i)
+		}
+		f.Settle()
+		f.AssertSame()
+		expect(t, f, 2, "x.key", pairs[0].key)
+		expect(t, f, 2, "x.crt", pairs[0].chain)
+	})
+}
