@@ -51,22 +51,19 @@ func NextDue(held *Held, wanted Certificate, policy Policy, windows map[string]W
 		return Due{now, "only the placeholder is there"}
 	}
 	leaf := held.Leaf
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	emergency := leaf.NotAfter.Add(-life / time.Duration(policy.Emergency))
+	if wanted.preferred(held) {
+		return Due{emergency, "it was put back in force, and is about to expire"}
+	}
 	if policy.Adopted {
-		for _, name := range wanted.Names {
-			if leaf.VerifyHostname(name) != nil {
-				return Due{now, "the certificate found is not valid for " + name}
-			}
+		if name := wanted.uncovered(leaf); name != "" {
+			return Due{now, "the certificate found is not valid for " + name}
 		}
-	} else {
-		if nameSet(lowered(leaf.DNSNames)) != wanted.set() {
-			return Due{now, "the declared names changed"}
-		}
-		if keyTypeOf(leaf.PublicKey) != wanted.key() {
-			return Due{now, "the declared key type changed"}
-		}
+	} else if reason := wanted.differs(leaf); reason != "" {
+		return Due{now, reason}
 	}
 
-	life := leaf.NotAfter.Sub(leaf.NotBefore)
 	left := policy.Left
 	if life < policy.Short {
 		left = policy.ShortLeft
@@ -75,10 +72,38 @@ func NextDue(held *Held, wanted Certificate, policy Policy, windows map[string]W
 	if w, ok := windows[CertID(leaf)]; ok && w.usable() {
 		due = Due{w.Chosen, "the CA's renewal window"}
 	}
-	if emergency := leaf.NotAfter.Add(-life / time.Duration(policy.Emergency)); emergency.Before(due.At) {
+	if emergency.Before(due.At) {
 		due = Due{emergency, "it is about to expire"}
 	}
 	return due
+}
+
+// differs says in what a leaf is not what is declared, "" if it is.
+func (c Certificate) differs(leaf *x509.Certificate) string {
+	switch {
+	case nameSet(lowered(leaf.DNSNames)) != c.set():
+		return "the declared names changed"
+	case keyTypeOf(leaf.PublicKey) != c.key():
+		return "the declared key type changed"
+	}
+	return ""
+}
+
+// uncovered returns the first declared name that a leaf is not valid for, "" if there is none.
+func (c Certificate) uncovered(leaf *x509.Certificate) string {
+	for _, name := range c.Names {
+		if leaf.VerifyHostname(name) != nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// preferred reports whether an operator has put held back in force although there is a later certificate that is all that is declared.
+// To renew held because of its age would bring back, within seconds, what was taken out of force; so that waits for the emergency. Once the
+// declaration changes, the later certificate is not what is declared any more, and the ordinary rules decide.
+func (c Certificate) preferred(held *Held) bool {
+	return held.Newer != nil && c.differs(held.Newer) == "" && c.uncovered(held.Leaf) == ""
 }
 
 func lowered(names []string) []string {

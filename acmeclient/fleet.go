@@ -70,6 +70,9 @@ type Held struct {
 	Chain       []*x509.Certificate // what follows the leaf, in its order
 	Generation  int                 // number of the bundle under archive/NAME/
 	Placeholder bool                // self-signed by this node, so that nginx could start
+
+	// Newer is the leaf of the latest bundle, where an operator put an earlier one back in force: Leaf. nil: nobody did.
+	Newer *x509.Certificate
 }
 
 // Bundle is a certificate to install: PEM, ready to be written.

@@ -213,7 +213,7 @@ func TestJSONIsTheContract(t *testing.T) {
 
 func TestWithoutADaemonEveryCommandSaysSoAndExits2(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
-	for _, command := range []string{"status", "status --watch", "status --json", "peers", "certs", "lease", "reload", "verify"} {
+	for _, command := range []string{"status", "status --watch", "status --json", "peers", "certs", "lease", "reload", "verify", "events", "events -f"} {
 		code, stdout, stderr := ask(socket, strings.Fields(command)...)
 		if code != 2 || stdout != "" || !strings.Contains(stderr, "no daemon answers at "+socket) {
 			t.Errorf("%s: exit %d\nstdout: %s\nstderr: %s", command, code, stdout, stderr)
@@ -222,6 +222,14 @@ func TestWithoutADaemonEveryCommandSaysSoAndExits2(t *testing.T) {
 	code, _, stderr := ask(socket, "wait", "--for", "synced", "--timeout", "1ms")
 	if code != 124 {
 		t.Errorf("wait: exit %d: %s", code, stderr)
+	}
+}
+
+func TestASocketThatWasGuessedIsSaidToBe(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "none.sock")
+	_, err := globals{Socket: socket, Doubt: "a.yaml:1:1: not YAML"}.dial().Status(t.Context())
+	if want := "no daemon answers at " + socket + ", which is a guess (a.yaml:1:1: not YAML): name the socket with --socket"; !errors.Is(err, control.ErrNoDaemon) || err.Error() != want {
+		t.Error(err)
 	}
 }
 
@@ -308,7 +316,7 @@ func TestAwaitSaysAtTheEndWhatWasMissing(t *testing.T) {
 				t.Error("a lagging peer was enough")
 			}
 			return never(ctx, next)
-		}, "fe3 lacks 2 files"},
+		}, "fe3 has not confirmed 2 changes"},
 		"no daemon":         {func(context.Context, func(control.Status) bool) error { return control.ErrNoDaemon }, "no daemon answers"},
 		"a daemon that sat": {never, "the daemon has not answered yet"},
 	} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"certswarm/internal/agent/config"
+	"certswarm/internal/control"
 
 	"github.com/urfave/cli/v2"
 )
@@ -10,7 +11,11 @@ import (
 type globals struct {
 	Config, Socket string
 	JSON, NoColor  bool
+	Doubt          string // why Socket may be the wrong one
 }
+
+// dial returns a client of the daemon.
+func (g globals) dial() *control.Client { return control.Dial(g.Socket).Guessed(g.Doubt) }
 
 const globalCategory = "Global:"
 
@@ -44,7 +49,10 @@ func globalsOf(c *cli.Context) globals {
 		}
 	}
 	if g.Socket == "" {
-		g.Socket = config.ControlSocketOf(g.Config)
+		var err error
+		if g.Socket, err = config.ControlSocketOf(g.Config); err != nil {
+			g.Doubt = err.Error()
+		}
 	}
 	return g
 }

@@ -25,11 +25,18 @@ func commands() []*cli.Command {
 		statusCommand(),
 		peersCommand(),
 		certsCommand(),
+		certCommand(),
 		leaseCommand(),
 		waitCommand(),
 		verifyCommand(),
+		historyCommand(),
+		restoreCommand(),
 		resumeCommand(),
 		rescanCommand(),
+		eventsCommand(),
+		checkCommand(),
+		doctorCommand(),
+		completionCommand(),
 		versionCommand(),
 	}
 }
@@ -53,6 +60,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	for _, command := range app.Commands {
 		withGlobals(command)
+	}
+	if completing(args) {
+		return exitCode(complete(app, args), stderr)
 	}
 	return exitCode(app.Run(flagsFirst(app, args)), stderr)
 }
@@ -82,9 +92,12 @@ func exitCode(err error, stderr io.Writer) int {
 		fmt.Fprintln(stderr, wrong)
 		return 1
 	}
-	fmt.Fprintf(stderr, "certswarm: %v\n", err)
 	if errors.As(err, &exit) {
+		if exit.text != "" { // else stdout has it
+			fmt.Fprintf(stderr, "certswarm: %v\n", err)
+		}
 		return exit.code
 	}
+	fmt.Fprintf(stderr, "certswarm: %v\n", err)
 	return 1
 }

@@ -85,21 +85,22 @@ func TestHelpIsData(t *testing.T) {
 }
 
 func TestGlobalFlagsStandAnywhere(t *testing.T) {
-	files(t, map[string]string{"a.yaml": validConfig, "b.yaml": strings.Replace(validConfig, "other", "b", 1), "broken.yaml": "control_socket: /run/mended.sock\nclutser: x\n"})
+	files(t, map[string]string{"a.yaml": validConfig, "b.yaml": strings.Replace(validConfig, "other", "b", 1), "broken.yaml": "control_socket: /run/mended.sock\nclutser: x\n", "lost.yaml": "peers: ]\n"})
 	for line, want := range map[string]globals{
-		"probe":                                    {config.DefaultFile, config.ControlSocketOf(config.DefaultFile), false, false},
-		"probe --socket s":                         {config.DefaultFile, "s", false, false},
-		"--socket s probe":                         {config.DefaultFile, "s", false, false},
-		"--socket=s --json probe --no-color":       {config.DefaultFile, "s", true, true},
-		"--socket s probe --socket t":              {config.DefaultFile, "t", false, false},
-		"--config a.yaml probe":                    {"a.yaml", "/run/other.sock", false, false},
-		"probe --config a.yaml":                    {"a.yaml", "/run/other.sock", false, false},
-		"--config a.yaml probe --config b.yaml":    {"b.yaml", "/run/b.sock", false, false},
-		"probe --config broken.yaml":               {"broken.yaml", "/run/mended.sock", false, false},
-		"--json probe below --config a.yaml":       {"a.yaml", "/run/other.sock", true, false},
-		"probe --json below x y":                   {config.DefaultFile, config.DefaultControlSocket, true, false},
-		"probe below x --no-color y --config none": {"none", config.DefaultControlSocket, false, true},
-		"--json probe --json=false":                {config.DefaultFile, config.DefaultControlSocket, false, false},
+		"probe":                                    {config.DefaultFile, config.DefaultControlSocket, false, false, ""},
+		"probe --socket s":                         {config.DefaultFile, "s", false, false, ""},
+		"--socket s probe":                         {config.DefaultFile, "s", false, false, ""},
+		"--socket=s --json probe --no-color":       {config.DefaultFile, "s", true, true, ""},
+		"--socket s probe --socket t":              {config.DefaultFile, "t", false, false, ""},
+		"--config a.yaml probe":                    {"a.yaml", "/run/other.sock", false, false, ""},
+		"probe --config a.yaml":                    {"a.yaml", "/run/other.sock", false, false, ""},
+		"--config a.yaml probe --config b.yaml":    {"b.yaml", "/run/b.sock", false, false, ""},
+		"probe --config broken.yaml":               {"broken.yaml", "/run/mended.sock", false, false, ""},
+		"probe --config lost.yaml":                 {"lost.yaml", config.DefaultControlSocket, false, false, "lost.yaml:1:8: not YAML: did not find expected node content while parsing a block node; mend the quotes, brackets or indentation here"},
+		"--json probe below --config a.yaml":       {"a.yaml", "/run/other.sock", true, false, ""},
+		"probe --json below x y":                   {config.DefaultFile, config.DefaultControlSocket, true, false, ""},
+		"probe below x --no-color y --config none": {"none", config.DefaultControlSocket, false, true, ""},
+		"--json probe --json=false":                {config.DefaultFile, config.DefaultControlSocket, false, false, ""},
 	} {
 		t.Run(line, func(t *testing.T) {
 			var got *globals

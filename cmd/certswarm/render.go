@@ -8,7 +8,7 @@ import (
 	"certswarm/internal/control"
 )
 
-// shownMissing is how many of a peer's missing files `status` names; `peers` names all that are known.
+// shownMissing is how many of the paths that a peer has not confirmed `status` names; `peers` names all that are known.
 const shownMissing = 3
 
 // renderStatus is the page of `status`: what needs a person comes first.
@@ -52,11 +52,7 @@ func (p *page) problem(problem control.Problem, now time.Time) {
 	if !problem.Since.IsZero() {
 		what += " for " + span(now.Sub(problem.Since.Time))
 	}
-	where := problem.Node
-	if where == "" {
-		where = "fleet"
-	}
-	p.line("%s  %s  %s: %s", p.dress(label), p.dress(painted(where, bold)), printable(what), printable(problem.Text))
+	p.line("%s  %s  %s: %s", p.dress(label), p.dress(painted(nodeOf(problem), bold)), printable(what), printable(problem.Text))
 	for i, line := range strings.Split(strings.TrimSpace(problem.Because), "\n") { // nginx's words have several lines
 		switch {
 		case line == "":
@@ -69,6 +65,14 @@ func (p *page) problem(problem control.Problem, now time.Time) {
 	if problem.Next != "" {
 		p.line("       next     %s", printable(problem.Next))
 	}
+}
+
+// nodeOf is where a problem must be looked at.
+func nodeOf(problem control.Problem) string {
+	if problem.Node == "" {
+		return "fleet"
+	}
+	return problem.Node
 }
 
 func leaseLine(l control.Lease, now time.Time) cell {
@@ -146,7 +150,7 @@ func peerLack(p control.Peer) cell {
 		return cell{text: "has every file"}
 	}
 	p.Missing = p.Missing[:min(len(p.Missing), shownMissing)]
-	return painted("lacks "+control.Lacks(p), yellow)
+	return painted("has not confirmed "+control.Unconfirmed(p), yellow)
 }
 
 func (p *page) certificates(s control.Status, now time.Time) {

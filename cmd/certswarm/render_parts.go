@@ -19,7 +19,7 @@ func renderPeers(s control.Status, now time.Time, look look) string {
 	for _, peer := range s.Peers {
 		behind := cell{text: "-"}
 		if peer.Behind > 0 {
-			behind = cell{count(peer.Behind, "file"), yellow}
+			behind = cell{count(peer.Behind, "change"), yellow}
 		}
 		rows = append(rows, []cell{text(peer.Name), text(string(peer.Role)), peerState(peer, now), orDash(peer.Address), behind, orDash(peer.Version), text(peer.ID.String())})
 	}
@@ -28,7 +28,7 @@ func renderPeers(s control.Status, now time.Time, look look) string {
 		if len(peer.Missing) == 0 {
 			continue
 		}
-		p.heading(peer.Name + " lacks")
+		p.heading(peer.Name + " has not confirmed")
 		for _, path := range peer.Missing {
 			p.line("  %s", printable(path))
 		}

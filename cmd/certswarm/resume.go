@@ -51,7 +51,7 @@ func rescanCommand() *cli.Command {
 func command(c *cli.Context, done string, do func(context.Context, *control.Client) error) error {
 	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 	defer cancel()
-	err := do(ctx, control.Dial(globalsOf(c).Socket))
+	err := do(ctx, globalsOf(c).dial())
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fail(1, "the daemon did not finish within %v: certswarm status", commandTimeout)
 	}

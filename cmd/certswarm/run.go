@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -29,7 +30,7 @@ func runCommand() *cli.Command {
 
 func runDaemon(ctx context.Context, file string, stderr io.Writer) error {
 	debug.SetGCPercent(50) // a guest on a machine that serves: memory is dearer than the little work that saves it
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
 	a := agent.New(func() (*config.Config, error) { return config.LoadWithConfD(file) }, buildVersion(), agent.RealEdges(log), log)
@@ -39,6 +40,24 @@ func runDaemon(ctx context.Context, file string, stderr io.Writer) error {
 	defer signal.Stop(hangup)
 	go reloadOn(ctx, hangup, a)
 	return a.Run(ctx)
+}
+
+// untilSignal returns a context that ends with SIGTERM or SIGINT, whose name is then its cause.
+func untilSignal(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		select {
+		case <-ctx.Done():
+		case s := <-signals:
+			end(errors.New(map[os.Signal]string{syscall.SIGTERM: "SIGTERM", syscall.SIGINT: "SIGINT"}[s]))
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		end(nil)
+	}
 }
 
 // reloadOn reloads at each signal. A refusal is in the log and in the status already: the agent puts it there.

@@ -36,7 +36,7 @@ func showStatus(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("watch") {
-		return watchStatus(c.Context, control.Dial(g.Socket), c.App.Writer, g)
+		return watchStatus(c.Context, g.dial(), c.App.Writer, g)
 	}
 	return showPart(c, renderStatus, func(s control.Status) any { return s })
 }
@@ -69,7 +69,7 @@ func watchStatus(ctx context.Context, client *control.Client, out io.Writer, g g
 // showPart asks for the status once and prints part of it: for people as render makes it, for programs as pick chose it.
 func showPart(c *cli.Context, render func(control.Status, time.Time, look) string, pick func(control.Status) any) error {
 	g := globalsOf(c)
-	status, err := control.Dial(g.Socket).Status(c.Context)
+	status, err := g.dial().Status(c.Context)
 	if err != nil {
 		return unanswered(err)
 	}

@@ -26,7 +26,7 @@ func verifyCommand() *cli.Command {
 			name, g := c.Args().First(), globalsOf(c)
 			ctx, cancel := context.WithTimeout(c.Context, verifyTimeout)
 			defer cancel()
-			verification, err := control.Dial(g.Socket).Verify(ctx, name)
+			verification, err := g.dial().Verify(ctx, name)
 			switch {
 			case errors.Is(err, control.ErrUnknownCertificate) && name == "":
 				return fail(exitUsage, "this node's configuration declares no certificates: certswarm config show")

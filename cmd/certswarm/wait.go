@@ -52,7 +52,7 @@ func wait(c *cli.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	daemon := control.Dial(globalsOf(c).Socket)
+	daemon := globalsOf(c).dial()
 	watch := daemon.Watch
 	if c.String("for") == "synced" {
 		// What was written just before the call counts, noticed or not.

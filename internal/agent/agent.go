@@ -30,6 +30,7 @@ type Agent struct {
 	edges   Edges
 	log     *slog.Logger
 	changed *broadcast
+	events  *control.Chronicle
 
 	identity *peer.Identity
 	house    atomic.Pointer[house]
@@ -46,7 +47,7 @@ type reload struct{ done chan error }
 // New returns an Agent that touches nothing until Run. load reads the configuration, now and at each reload.
 func New(load func() (*config.Config, error), version string, edges Edges, log *slog.Logger) *Agent {
 	return &Agent{
-		load: load, version: version, edges: edges, log: log, changed: newBroadcast(), requests: make(chan reload),
+		load: load, version: version, edges: edges, log: log, changed: newBroadcast(), events: control.NewChronicle(), requests: make(chan reload),
 	}
 }
 
@@ -64,7 +65,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h, err := build(cfg, a.identity, a.version, a.edges, a.log, a.changed)
+	h, err := build(cfg, a.identity, a.version, a.edges, a.log, a.changed, firstMemory(a.events))
 	if err != nil {
 		return errors.Join(err, socket.Close())
 	}
@@ -72,16 +73,30 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.accepted = cfg
 	a.log.Info("certswarm is up", "node", h.self.Name, "id", h.self.ID.String(), "version", a.version, "cluster", cfg.Cluster)
 
+	stopping := make(chan time.Time, 1)
+	defer context.AfterFunc(ctx, func() {
+		a.log.Info("certswarm is stopping", "cause", context.Cause(ctx).Error())
+		stopping <- time.Now()
+	})()
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
 	go func() { served <- control.NewServer(a, a.log).Serve(serving, socket) }()
 	if a.edges.Ready != nil {
 		a.edges.Ready()
 	}
+	watching, stopWatching := context.WithCancel(ctx)
+	var chronicler sync.WaitGroup
+	chronicler.Go(func() { a.keepChronicle(watching) })
 	err = a.live(ctx)
+	stopWatching()
+	chronicler.Wait()
 	// The socket goes last: until then people can see what holds the shutdown up.
 	stopServing()
-	return errors.Join(err, <-served)
+	err = errors.Join(err, <-served)
+	if ctx.Err() != nil {
+		a.log.Info("certswarm has stopped", "took", time.Since(<-stopping))
+	}
+	return err
 }
 
 // live runs one house after the other until ctx ends.
@@ -92,6 +107,7 @@ func (a *Agent) live(ctx context.Context) error {
 		ended := make(chan error, 1)
 		go func() { ended <- h.run(inner) }()
 		next, answer, err := a.await(ctx, h, ended)
+		h.left.Store(next != nil)
 		leave()
 		if next == nil {
 			if err == nil {
@@ -102,6 +118,10 @@ func (a *Agent) live(ctx context.Context) error {
 		if err := <-ended; err != nil {
 			a.log.Error("something did not end well before the new configuration", "error", err)
 		}
+		if ctx.Err() != nil { // nobody needs another house any more
+			answer <- fmt.Errorf("the daemon is stopping: %w", context.Cause(ctx))
+			return nil
+		}
 		answer <- a.move(h, next)
 		if a.house.Load() == h {
 			return errors.New("neither the new configuration nor the old one can be run any more")
@@ -110,12 +130,16 @@ func (a *Agent) live(ctx context.Context) error {
 }
 
 // await serves reloads until ctx ends, the house falls, or a configuration needs another house.
-func (a *Agent) await(ctx context.Context, h *house, ended <-chan error) (next *config.Config, answer chan error, err error) {
+func (a *Agent) await(ctx context.Context, h *house, ended chan error) (next *config.Config, answer chan error, err error) {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil, nil, nil
 		case err := <-ended:
+			if ctx.Err() != nil { // it ended because it was told to, while this was busy with a reload
+				ended <- err
+				return nil, nil, nil
+			}
 			return nil, nil, errors.Join(errors.New("the agent cannot go on"), err)
 		case r := <-a.requests:
 			cfg, err := a.read(a.accepted)
@@ -157,19 +181,20 @@ func (a *Agent) read(old *config.Config) (*config.Config, error) {
 
 // move builds the house for a new configuration; if that fails the old one is built again.
 func (a *Agent) move(old *house, cfg *config.Config) error {
-	next, err := build(cfg, a.identity, a.version, a.edges, a.log, a.changed)
+	past := old.memory()
+	next, err := build(cfg, a.identity, a.version, a.edges, a.log, a.changed, past)
 	if err != nil {
 		a.noteReload(err)
-		again, oldErr := build(a.accepted, a.identity, a.version, a.edges, a.log, a.changed)
+		again, oldErr := build(a.accepted, a.identity, a.version, a.edges, a.log, a.changed, past)
 		if oldErr != nil {
 			return errors.Join(err, oldErr)
 		}
 		next = again
 	} else {
 		a.log.Info("the new configuration is in force", "changed", config.Changes(a.accepted, cfg))
+		a.events.Note(control.Event{Kind: control.ConfigTaken, Node: next.self.Name, Text: "a new configuration is in force"})
 		a.accepted = cfg
 	}
-	next.started = old.started
 	a.house.Store(next)
 	a.changed.fire()
 	return err
@@ -257,28 +282,59 @@ func (a *Agent) Reload(ctx context.Context) error {
 }
 
 // Verify implements control.Daemon.
-func (a *Agent) Verify(ctx context.Context, name string) (control.Verification, error) {
-	return a.house.Load().verify(ctx, name)
+func (a *Agent) Verify(ctx context.Context, name string) (v control.Verification, err error) {
+	err = a.inHouse(ctx, func(h *house) (err error) {
+		v, err = h.verify(ctx, name)
+		return err
+	})
+	return v, err
 }
 
 // Rescan implements control.Daemon.
 func (a *Agent) Rescan(ctx context.Context) error {
-	for _, d := range a.house.Load().syncer.Directories() {
-		if err := d.Rescan(ctx); err != nil {
-			return err
+	return a.inHouse(ctx, func(h *house) error {
+		for _, d := range h.syncer.Directories() {
+			if err := d.Rescan(ctx); err != nil {
+				return err
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // Resume implements control.Daemon.
 func (a *Agent) Resume(ctx context.Context, directory string, accept bool) error {
-	for _, d := range a.house.Load().syncer.Directories() {
-		if d.Name == directory {
-			return d.Resume(ctx, accept)
+	return a.inHouse(ctx, func(h *house) error {
+		for _, d := range h.syncer.Directories() {
+			if d.Name == directory {
+				return d.Resume(ctx, accept)
+			}
+		}
+		return fmt.Errorf("there is no directory %q; see certswarm status", directory)
+	})
+}
+
+// inHouse does what somebody asked for, and does it again in the next house if it failed while this one was left for another
+// configuration: who asks need not know of reloads.
+func (a *Agent) inHouse(ctx context.Context, do func(*house) error) error {
+	for {
+		h := a.house.Load()
+		err := do(h)
+		if err == nil || !h.left.Load() {
+			return err
+		}
+		for a.house.Load() == h {
+			changed := a.changed.wait()
+			if a.house.Load() != h {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-changed:
+			}
 		}
 	}
-	return fmt.Errorf("there is no directory %q; see certswarm status", directory)
 }
 
 // Counters implements control.Counter.

@@ -105,7 +105,7 @@ func (f *issuerFleet) publishTokens(tokens []acmeclient.Token, remove bool) erro
 }
 
 // Held implements acmeclient.Fleet.
-func (f *issuerFleet) Held(name string) (*acmeclient.Held, error) { return f.store.held(name) }
+func (f *issuerFleet) Held(name string) (*acmeclient.Held, error) { return f.store.heldFor(name) }
 
 // Install implements acmeclient.Fleet.
 func (f *issuerFleet) Install(_ context.Context, b acmeclient.Bundle) (int, error) {

@@ -50,19 +50,16 @@ const (
 
 // reports is what the others said last.
 type reports struct {
-	mu    sync.Mutex
-	byID  map[fleet.NodeID]report // guarded by mu
-	heard map[fleet.NodeID]time.Time
+	mu   sync.Mutex
+	byID map[fleet.NodeID]report // guarded by mu
 }
 
-func (r *reports) init() {
-	r.byID, r.heard = map[fleet.NodeID]report{}, map[fleet.NodeID]time.Time{}
-}
+func newReports() *reports { return &reports{byID: map[fleet.NodeID]report{}} }
 
 func (r *reports) put(id fleet.NodeID, rep report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.byID[id], r.heard[id] = rep, time.Now()
+	r.byID[id] = rep
 }
 
 func (r *reports) get(id fleet.NodeID) (report, bool) {
@@ -82,8 +79,8 @@ func (h *house) answerPeers() {
 			h.log.Debug("a file could not be sent", "peer", h.name(s.Peer()), "error", err)
 		}
 	})
+	h.mesh.OnSession(h.keepTold)
 	h.mesh.OnSession(func(ctx context.Context, s *peer.Session) {
-		h.tell(ctx, s.Peer(), h.report())
 		if !s.Dialled() {
 			return // whoever dialled opens the conversation
 		}
@@ -114,6 +111,7 @@ func (h *house) answerPeers() {
 		return answer, nil
 	})
 	h.mesh.HandleCall(callChallenge, h.answerChallenge)
+	h.mesh.HandleCall(callRollBack, h.answerRollBack)
 	h.mesh.HandleCall(callVerify, func(ctx context.Context, _ fleet.NodeID, body []byte) ([]byte, error) {
 		var name string
 		if err := json.Unmarshal(body, &name); err != nil {
@@ -155,17 +153,16 @@ func (h *house) takeReport(from fleet.NodeID, rep report) {
 	h.changed.fire()
 }
 
-// gossip tells every peer how this node stands: when it changed, and every reportInterval.
+// gossip posts how this node stands: when it changed, and every reportInterval.
 func (h *house) gossip(ctx context.Context) {
 	beat := time.NewTicker(reportInterval)
 	defer beat.Stop()
 	var last []byte
 	for {
 		changed := h.changed.wait()
-		rep := h.report()
-		if now := mustJSON(rep); !bytes.Equal(now, last) {
+		if now := mustJSON(h.report()); !bytes.Equal(now, last) {
 			last = now
-			h.tellAll(ctx, rep)
+			h.bulletin.post(now)
 		}
 		select {
 		case <-ctx.Done():
@@ -180,19 +177,50 @@ func (h *house) gossip(ctx context.Context) {
 	}
 }
 
-func (h *house) tellAll(ctx context.Context, rep report) {
-	var all sync.WaitGroup
-	for _, s := range h.mesh.Sessions() {
-		all.Go(func() { h.tell(ctx, s.Peer(), rep) })
-	}
-	all.Wait()
+// bulletin is this node's latest report. Each session's keepTold reads it at its own pace, so that a peer which does not listen keeps no
+// news from the others.
+type bulletin struct {
+	mu     sync.Mutex
+	report []byte        // guarded by mu: JSON; nil before the first
+	newer  chan struct{} // guarded by mu: closed when report is replaced
 }
 
-// tell sends one report. A failure is no news: the session says so itself when it ends.
-func (h *house) tell(ctx context.Context, to fleet.NodeID, rep report) {
+func (b *bulletin) init() { b.newer = make(chan struct{}) }
+
+func (b *bulletin) post(report []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.report = report
+	close(b.newer)
+	b.newer = make(chan struct{})
+}
+
+func (b *bulletin) read() (report []byte, newer <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.report, b.newer
+}
+
+// keepTold sends one peer the bulletin, and every newer one, until its session ends. A failure is no news: the session says so itself when it
+// ends, and the next report, which is never long in coming, is whole.
+func (h *house) keepTold(ctx context.Context, s *peer.Session) {
+	for {
+		report, newer := h.bulletin.read()
+		if report != nil {
+			h.tell(ctx, s.Peer(), report)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-newer:
+		}
+	}
+}
+
+func (h *house) tell(ctx context.Context, to fleet.NodeID, report []byte) {
 	ctx, cancel := context.WithTimeout(ctx, callPatience)
 	defer cancel()
-	if _, err := h.mesh.Call(ctx, to, callReport, mustJSON(rep)); err != nil && ctx.Err() == nil {
+	if _, err := h.mesh.Call(ctx, to, callReport, report); err != nil && ctx.Err() == nil {
 		h.log.Debug("a peer did not take the report", "peer", h.name(to), "error", err)
 	}
 }

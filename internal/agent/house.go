@@ -14,6 +14,7 @@ import (
 
 	"certswarm/acmeclient"
 	"certswarm/internal/agent/config"
+	"certswarm/internal/control"
 	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
 	"certswarm/internal/lease"
@@ -31,7 +32,8 @@ type house struct {
 	version string
 	edges   Edges
 	log     *slog.Logger
-	started time.Time
+	started time.Time // the daemon
+	built   time.Time // this house
 
 	roster   atomic.Pointer[fleet.Roster]
 	state    *durable.Root
@@ -44,11 +46,14 @@ type house struct {
 	nginx    *nginx.Nginx       // nil without a store
 	keeper   *nginx.Keeper
 	http01   net.Listener
-	reports  reports
+	reports  *reports // of the others
+	bulletin bulletin // for the others
+	events   *control.Chronicle
 	findings findings
 	changed  *broadcast
 	blocked  blocked     // what the barrier waits for
 	mayAdopt atomic.Bool // it is known what the fleet has
+	left     atomic.Bool // for a house with another configuration: what its engines say no longer counts
 }
 
 // privateDirectory is replicated among the issuers only: the ACME account and the journal, keys included. Its name cannot be
@@ -57,15 +62,18 @@ const privateDirectory = ".issuers"
 
 // build makes a house from a configuration: the state is open, the directories are scanned, the placeholders are in place.
 // Nothing runs yet; whoever builds a house runs it, which also ends it.
-func build(cfg *config.Config, identity *peer.Identity, version string, edges Edges, log *slog.Logger, changed *broadcast) (h *house, err error) {
+func build(cfg *config.Config, identity *peer.Identity, version string, edges Edges, log *slog.Logger, changed *broadcast, past memory) (h *house, err error) {
 	self, err := cfg.Self(identity.ID())
 	if err != nil {
 		return nil, err
 	}
-	h = &house{cfg: cfg, self: self, version: version, edges: edges, log: log, started: time.Now(), changed: changed}
+	h = &house{
+		cfg: cfg, self: self, version: version, edges: edges, log: log, changed: changed,
+		started: past.started, built: time.Now(), reports: past.reports, events: past.events,
+	}
 	roster := cfg.Roster()
 	h.roster.Store(&roster)
-	h.reports.init()
+	h.bulletin.init()
 	h.findings.init()
 	var opened closers
 	defer func() {
@@ -92,7 +100,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 	}
 	opened.add(packets.Close)
 	h.mesh, err = peer.New(peer.Config{
-		Identity: identity, Cluster: cfg.Cluster, Version: version, Conn: packets, Roster: roster, Log: log,
+		Identity: identity, Cluster: cfg.Cluster, Version: version, Conn: packets, Roster: roster, Log: log, Heard: past.heard,
 	})
 	if err != nil {
 		return nil, err
@@ -109,6 +117,28 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 	}
 	h.answerPeers()
 	return h, nil
+}
+
+// memory is what a house leaves to the one that takes its place.
+type memory struct {
+	started time.Time // the daemon
+	heard   map[fleet.NodeID]time.Time
+	reports *reports
+	events  *control.Chronicle
+}
+
+// firstMemory is that of a daemon which has just started.
+func firstMemory(events *control.Chronicle) memory {
+	return memory{started: time.Now(), reports: newReports(), events: events}
+}
+
+// memory returns what a house whose run has ended leaves behind.
+func (h *house) memory() memory {
+	m := memory{started: h.started, heard: map[fleet.NodeID]time.Time{}, reports: h.reports, events: h.events}
+	for _, p := range h.mesh.Peers() {
+		m.heard[p.ID] = p.LastHeard
+	}
+	return m
 }
 
 type closers []func() error

@@ -174,7 +174,10 @@ func (l *lineages) install(epoch fleet.Epoch, name string, key, chain []byte) (i
 		{Path: livePath(name), Link: generationLink(name, next)},
 	}
 	if len(numbers) >= generationsKept {
-		writes = append(writes, l.prune(name, numbers[:len(numbers)-generationsKept+1])...)
+		old := slices.Clone(numbers[:len(numbers)-generationsKept+1])
+		// What is in force until now stays: a node whose nginx refuses the new one goes on with it.
+		old = slices.DeleteFunc(old, func(n int) bool { return n == l.wished(name) })
+		writes = append(writes, l.prune(name, old)...)
 	}
 	receipt, err := l.dir.Publish(epoch, writes...)
 	return next, receipt, err

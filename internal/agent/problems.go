@@ -137,15 +137,15 @@ func (h *house) refusalProblems() []control.Problem {
 		if _, connected := h.mesh.Session(r.ID); connected {
 			continue // it was mended
 		}
-		code := control.PeerRefused
+		code, text := control.PeerRefused, h.name(r.ID)+": "+r.Text
 		if r.Reason == peer.ReasonWrongCluster {
-			code = control.TwoClusters
+			code, text = control.TwoClusters, h.name(r.ID)+" "+r.Text
 		}
 		next := "certswarm config show"
 		if r.Reason == peer.ReasonUnknownKey {
 			next = "if it belongs here, add its id to peers: on every node"
 		}
-		out = append(out, h.problem(code, r.First, r.Text, fmt.Sprintf("%s from %s, %d times", r.ID, r.Address, r.Times), next))
+		out = append(out, h.problem(code, r.First, text, fmt.Sprintf("%s from %s, %d times", r.ID, r.Address, r.Times), next))
 	}
 	return out
 }
@@ -156,7 +156,9 @@ func (h *house) fleetProblems(s control.Status) control.List[control.Problem] {
 	all := h.problemsHere()
 	for _, p := range s.Peers {
 		if !p.Connected {
-			all = append(all, h.lostPeer(p))
+			if !h.mayYetConnect(p) {
+				all = append(all, h.lostPeer(p))
+			}
 			continue
 		}
 		rep, _ := h.reports.get(p.ID)
@@ -178,6 +180,15 @@ func (h *house) fleetProblems(s control.Status) control.List[control.Problem] {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Code, b.Code))
 	})
 	return out
+}
+
+// connectTime is within which every peer that can be reached is connected (internal/peer).
+const connectTime = 5 * time.Second
+
+// mayYetConnect reports whether a house is too new, or too old, for it to mean anything that a peer is not connected.
+func (h *house) mayYetConnect(p control.Peer) bool {
+	gone := !p.LastHeard.IsZero() && time.Since(p.LastHeard.Time) >= connectTime
+	return (h.left.Load() || time.Since(h.built) < connectTime) && !gone
 }
 
 func (h *house) lostPeer(p control.Peer) control.Problem {
@@ -204,9 +215,9 @@ func (h *house) leaseProblems(s control.Status) []control.Problem {
 	}
 	since := s.Lease.Renewed.Time
 	if since.IsZero() {
-		since = h.started
+		since = h.built
 	}
-	if time.Since(h.started) < time.Duration(h.cfg.Lease.TTL) {
+	if h.left.Load() || time.Since(h.built) < time.Duration(h.cfg.Lease.TTL) {
 		return nil // it has not had the time to be heard
 	}
 	issuers := h.roster.Load().Issuers()

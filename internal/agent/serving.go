@@ -22,7 +22,6 @@ type findings struct {
 	mu       sync.Mutex
 	served   map[string][]nginx.Served // guarded by mu, by certificate
 	problems map[string]finding        // guarded by mu, by code and certificate
-	refused  map[string]int            // guarded by mu: generations that nginx refused, by certificate
 }
 
 type finding struct {
@@ -32,7 +31,7 @@ type finding struct {
 
 func (f *findings) init() {
 	f.touched = make(chan struct{}, 1)
-	f.served, f.problems, f.refused = map[string][]nginx.Served{}, map[string]finding{}, map[string]int{}
+	f.served, f.problems = map[string][]nginx.Served{}, map[string]finding{}
 }
 
 func (f *findings) touch([]index.Path) {
@@ -51,11 +50,6 @@ func (h *house) noteReport(r nginx.Report) {
 	concerned := map[string]bool{"": true}
 	for _, o := range r.Outcomes {
 		concerned[o.Name] = true
-		if o.Installed {
-			delete(f.refused, o.Name)
-		} else {
-			f.refused[o.Name] = o.Generation
-		}
 	}
 	for key, p := range before {
 		if !concerned[p.Name] {
@@ -84,6 +78,9 @@ func (h *house) noteReport(r nginx.Report) {
 func (h *house) logReport(r nginx.Report, fresh []nginx.Problem) {
 	if !r.Reloaded && len(r.Outcomes) == 0 {
 		r.Steps, r.Served = nil, nil
+	}
+	if r.Reloaded {
+		h.events.Note(control.Event{Kind: control.NginxReloaded, Node: h.self.Name, Text: "nginx was reloaded"})
 	}
 	for _, s := range r.Steps {
 		h.log.Info("nginx", "step", s.Name, "took", s.Took)
@@ -166,7 +163,7 @@ func (h *house) pursueWishes(filesToo, again bool) {
 			wished = h.store.wished(c.Name)
 		}
 		installed := h.store.installed(c.Name)
-		if wished == 0 || wished == installed {
+		if wished == 0 || wished == installed && !h.findings.refused(c.Name) {
 			continue
 		}
 		if err := h.store.makeWay(c.Name, wished); err != nil {

@@ -27,8 +27,9 @@ const askTimeout = 10 * time.Second
 
 // Client speaks to the daemon on a control socket.
 type Client struct {
-	path string
-	http *http.Client
+	path  string
+	guess string // why path may be the wrong one; "" when it is known
+	http  *http.Client
 }
 
 // Dial returns a Client for the socket at path. It connects anew for every request; nothing needs closing.
@@ -40,6 +41,13 @@ func Dial(path string) *Client {
 			return dialer.DialContext(ctx, "unix", path)
 		},
 	}}}
+}
+
+// Guessed returns c such that it says, when nobody answers, that its path was a guess, and why.
+func (c *Client) Guessed(why string) *Client {
+	guess := *c
+	guess.guess = why
+	return &guess
 }
 
 // Status asks how things stand. The error is ErrNoDaemon or ErrDenied (wrapped) when nobody answered.
@@ -101,6 +109,33 @@ func (c *Client) Resume(ctx context.Context, directory string, accept bool) erro
 		query.Set("accept", "1")
 	}
 	return c.call(ctx, http.MethodPost, "/v1/resume?"+query.Encode(), nil)
+}
+
+// History asks what the node's archive has; see Daemon.
+func (c *Client) History(ctx context.Context, directory, path string) (History, error) {
+	var h History
+	query := url.Values{"directory": {directory}, "path": {path}}
+	err := c.call(ctx, http.MethodGet, "/v1/history?"+query.Encode(), &h)
+	return h, err
+}
+
+// Restore puts an earlier version back; see Daemon.
+func (c *Client) Restore(ctx context.Context, r Restoration) (Restored, error) {
+	query := url.Values{"directory": {r.Directory}, "path": {r.Path}, "version": {r.Version}}
+	if r.Force {
+		query.Set("force", "1")
+	}
+	var done Restored
+	err := c.call(ctx, http.MethodPost, "/v1/restore?"+query.Encode(), &done)
+	return done, err
+}
+
+// RollBack makes an earlier generation of a certificate the one in force; see Daemon.
+func (c *Client) RollBack(ctx context.Context, name string, generation int) (RolledBack, error) {
+	query := url.Values{"name": {name}, "generation": {strconv.Itoa(generation)}}
+	var back RolledBack
+	err := c.call(ctx, http.MethodPost, "/v1/rollback?"+query.Encode(), &back)
+	return back, err
 }
 
 // call sends a request and decodes its answer into answer, unless that is nil.
@@ -167,6 +202,9 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return remote{c.denied(), ErrDenied}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		if c.guess != "" {
+			return remote{fmt.Sprintf("no daemon answers at %s, which is a guess (%s): name the socket with --socket", c.path, c.guess), ErrNoDaemon}
+		}
 		return remote{fmt.Sprintf("no daemon answers at %s: is certswarm running? systemctl status certswarm", c.path), ErrNoDaemon}
 	case errors.As(err, new(*json.SyntaxError)), errors.As(err, new(*json.UnmarshalTypeError)):
 		return fmt.Errorf("the daemon at %s answers what this command cannot read; is it of another version? %w", c.path, err)

@@ -26,7 +26,7 @@ func IsSynced(s Status) (ok bool, why string) {
 	}
 	for _, p := range s.Peers {
 		if p.Connected && p.Behind > 0 {
-			missing = append(missing, fmt.Sprintf("%s lacks %s", p.Name, Lacks(p)))
+			missing = append(missing, fmt.Sprintf("%s has not confirmed %s", p.Name, Unconfirmed(p)))
 		}
 	}
 	return verdict(missing)
@@ -87,11 +87,12 @@ func (s Status) Serving() []string {
 // ServedBy reports whether node is known to serve c on every listener and with every key type.
 func (c Certificate) ServedBy(node string) bool { return c.unserved(node) == "" }
 
-// Lacks says how many files a peer lacks and names those it named: "2 files: a, b".
-func Lacks(p Peer) string {
-	text := fmt.Sprintf("%d files", p.Behind)
+// Unconfirmed says how many changes a peer has not acknowledged, deletions included, and names the paths that are known:
+// "2 changes: a, b".
+func Unconfirmed(p Peer) string {
+	text := fmt.Sprintf("%d changes", p.Behind)
 	if p.Behind == 1 {
-		text = "1 file"
+		text = "1 change"
 	}
 	if len(p.Missing) == 0 {
 		return text

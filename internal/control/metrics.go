@@ -92,7 +92,7 @@ func (e *exporter) peers(all []Peer) {
 	for _, p := range all {
 		e.sample(truth(p.Connected), "peer", p.Name)
 	}
-	e.family("certswarm_peer_behind_files", "gauge", "Files that the peer has not acknowledged as durably applied.")
+	e.family("certswarm_peer_behind_files", "gauge", "Changes, deletions included, that the peer has not acknowledged as durably applied.")
 	for _, p := range all {
 		e.sample(float64(p.Behind), "peer", p.Name)
 	}

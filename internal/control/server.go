@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -34,6 +35,17 @@ type Daemon interface {
 	// Resume ends a directory's halt: what was deleted is put back, or with accept the deletions go out to the fleet. The
 	// error says so when there is no such directory or no halt.
 	Resume(ctx context.Context, directory string, accept bool) error
+
+	// History tells what this node's archive has of a path, or with "" which paths it has anything of. directory may be "" where
+	// there is only one, or where path is absolute.
+	History(ctx context.Context, directory, path string) (History, error)
+
+	// Restore puts an earlier version back, and what it makes a pair with. The error says who may, or why it would do harm.
+	Restore(context.Context, Restoration) (Restored, error)
+
+	// RollBack makes an earlier generation of a certificate the one that the fleet wants in force; 0 is the one before that in force. The
+	// error is ErrUnknownCertificate (wrapped) when none is declared under that name.
+	RollBack(ctx context.Context, name string, generation int) (RolledBack, error)
 }
 
 // Counter is implemented by a Daemon that has more to tell Prometheus than its Status holds.
@@ -68,6 +80,10 @@ func NewServer(daemon Daemon, log *slog.Logger) *Server {
 	s.mux.HandleFunc("POST /v1/verify", s.verify)
 	s.mux.HandleFunc("POST /v1/rescan", s.rescan)
 	s.mux.HandleFunc("POST /v1/resume", s.resume)
+	s.mux.HandleFunc("GET /v1/history", s.history)
+	s.mux.HandleFunc("POST /v1/restore", s.restore)
+	s.mux.HandleFunc("POST /v1/rollback", s.rollBack)
+	s.mux.HandleFunc("GET /v1/events", s.events)
 	s.mux.HandleFunc("GET /metrics", s.metrics)
 	return s
 }
@@ -176,13 +192,46 @@ func (s *Server) done(w http.ResponseWriter, err error) {
 
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 	verification, err := s.daemon.Verify(r.Context(), r.URL.Query().Get("name"))
+	s.result(w, verification, err)
+}
+
+func (s *Server) history(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	history, err := s.daemon.History(r.Context(), query.Get("directory"), query.Get("path"))
+	s.result(w, history, err)
+}
+
+func (s *Server) restore(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	restored, err := s.daemon.Restore(r.Context(), Restoration{
+		Directory: query.Get("directory"), Path: query.Get("path"), Version: query.Get("version"), Force: query.Get("force") == "1",
+	})
+	s.result(w, restored, err)
+}
+
+func (s *Server) rollBack(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	generation := 0
+	if text := query.Get("generation"); text != "" {
+		var err error
+		if generation, err = strconv.Atoi(text); err != nil {
+			s.answer(w, http.StatusBadRequest, refusal{fmt.Sprintf("a generation is a number, not %q", text)})
+			return
+		}
+	}
+	back, err := s.daemon.RollBack(r.Context(), query.Get("name"), generation)
+	s.result(w, back, err)
+}
+
+// result answers a command that has something to tell.
+func (s *Server) result(w http.ResponseWriter, body any, err error) {
 	switch {
 	case errors.Is(err, ErrUnknownCertificate):
 		s.answer(w, http.StatusNotFound, refusal{err.Error()})
 	case err != nil:
 		s.answer(w, http.StatusUnprocessableEntity, refusal{err.Error()})
 	default:
-		s.answer(w, http.StatusOK, verification)
+		s.answer(w, http.StatusOK, body)
 	}
 }
 

@@ -83,6 +83,11 @@ var quiet = slog.New(slog.DiscardHandler)
 func up(t *testing.T, d *daemon) (client *control.Client, socket string, stop func() error) {
 	t.Helper()
 	d.changed = make(chan struct{})
+	return serve(t, d)
+}
+
+func serve(t *testing.T, d control.Daemon) (client *control.Client, socket string, stop func() error) {
+	t.Helper()
 	socket = filepath.Join(t.TempDir(), "control.sock")
 	ln, err := control.Listen(socket)
 	if err != nil {

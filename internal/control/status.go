@@ -89,8 +89,8 @@ type Peer struct {
 	Connected  bool         `json:"connected"`
 	Address    string       `json:"address"`
 	RTTSeconds float64      `json:"rtt_seconds"`
-	Behind     int          `json:"behind"`     // files that it has not acknowledged as durably applied
-	Missing    List[string] `json:"missing"`    // at most 20 of them, percent-encoded where not UTF-8
+	Behind     int          `json:"behind"`     // changes, deletions included, that it has not acknowledged as durably applied
+	Missing    List[string] `json:"missing"`    // the paths of at most 20 of them, percent-encoded where not UTF-8
 	LastHeard  Time         `json:"last_heard"` // null: never
 	Version    string       `json:"version"`
 	Serves     bool         `json:"serves"` // an nginx is in its care; false also while it never said so

@@ -221,7 +221,7 @@ func TestConditions(t *testing.T) {
 		"synced: a halted directory originates nothing": {synced, func(s *control.Status) { s.Directories[0].State = control.Halted }, "is halted"},
 		"synced: a live peer lacks files": {synced, func(s *control.Status) {
 			s.Peers[1].Behind, s.Peers[1].Missing = 3, []string{"a.pem", "b.pem"}
-		}, "fe3 lacks 3 files: a.pem, b.pem and 1 more"},
+		}, "fe3 has not confirmed 3 changes: a.pem, b.pem and 1 more"},
 		"synced: a dead peer is not waited for": {synced, func(s *control.Status) {
 			s.Peers[1].Behind, s.Peers[1].Connected = 3, false
 		}, ""},

@@ -31,6 +31,8 @@ func (m *Mesh) explain(err error) string {
 		return key.text
 	case errors.As(err, &stray):
 		return stray.text
+	case errors.As(err, &application) && application.Remote && application.ErrorCode == codeWrongCluster:
+		return m.otherCluster(application.ErrorMessage)
 	case errors.As(err, &application) && application.Remote:
 		return "it closed the connection: " + strconv.QuoteToGraphic(application.ErrorMessage[:min(len(application.ErrorMessage), 200)])
 	case errors.As(err, &application):

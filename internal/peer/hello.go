@@ -54,13 +54,24 @@ var (
 type strayError struct {
 	reason Reason
 	code   quic.ApplicationErrorCode
-	text   string
+	text   string // for this node
+	told   string // what the peer is told
 }
 
 func (e *strayError) Error() string { return e.text }
 
 func protocolFault(format string, args ...any) error {
-	return &strayError{ReasonProtocol, codeProtocol, fmt.Sprintf(format, args...)}
+	text := fmt.Sprintf(format, args...)
+	return &strayError{ReasonProtocol, codeProtocol, text, text}
+}
+
+// otherCluster says of a peer that its cluster is not this node's. Only who was dialled can compare the two: it tells the dialler the name of
+// its own as the reason for which it ends the connection.
+func (m *Mesh) otherCluster(its string) string {
+	if its == "" || !plain(its, clusterMax) {
+		return fmt.Sprintf("belongs to another cluster, this node to %q", m.cluster)
+	}
+	return fmt.Sprintf("belongs to cluster %q, this node to %q", its, m.cluster)
 }
 
 // helloTo returns what this node says about itself now on the connection s.
@@ -150,7 +161,7 @@ func (m *Mesh) greet(ctx context.Context, conn *quic.Conn, dialled bool) {
 		return
 	case errors.As(err, &stray):
 		m.refuse(s.peer, conn.RemoteAddr(), stray.reason, stray.text)
-		s.end(stray.code, stray.text)
+		s.end(stray.code, stray.told)
 	case errors.As(err, &remote) && remote.Remote && remote.ErrorCode == codeDuplicate:
 		return
 	case errors.As(err, &remote) && remote.Remote && remote.ErrorCode == codeWrongCluster:
@@ -189,8 +200,7 @@ func (m *Mesh) exchange(ctx context.Context, s *Session) error {
 	}
 	s.hello = said
 	if said.Cluster != m.cluster {
-		return &strayError{ReasonWrongCluster, codeWrongCluster,
-			fmt.Sprintf("belongs to cluster %q, this node to %q", said.Cluster, m.cluster)}
+		return &strayError{ReasonWrongCluster, codeWrongCluster, m.otherCluster(said.Cluster), m.cluster}
 	}
 	if !s.dialled {
 		if _, err := first.Write(m.helloTo(s)); err != nil {

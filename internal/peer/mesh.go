@@ -28,14 +28,18 @@ import (
 // ErrNotConnected says that there is no session with the peer that was asked for.
 var ErrNotConnected = errors.New("not connected")
 
-// Config is what a Mesh is made from; every field but Log is required.
+// Config is what a Mesh is made from; every field but Heard and Log is required.
 type Config struct {
 	Identity *Identity
 	Cluster  string         // meshes of different clusters refuse each other
 	Version  string         // of the software, told to peers
 	Conn     net.PacketConn // UDP or simulated; Run closes it
 	Roster   fleet.Roster   // whether it contains this node does not matter
-	Log      *slog.Logger   // default: slog.Default()
+
+	// Heard is when an earlier Mesh of this process last heard a peer: one that takes its place goes on from there. May be nil.
+	Heard map[fleet.NodeID]time.Time
+
+	Log *slog.Logger // default: slog.Default()
 }
 
 // Mesh holds the sessions with all peers. Its methods may be called at any time from any goroutine, but Handle,
@@ -130,6 +134,9 @@ func New(config Config) (*Mesh, error) {
 	m.streams[purposeHello] = m.heardHello
 	m.streams[PurposeCall] = m.answerCall
 	m.SetRoster(config.Roster)
+	for id, l := range m.links {
+		l.lastHeard = config.Heard[id]
+	}
 	return m, nil
 }
 

@@ -124,8 +124,15 @@ func TestClustersDoNotMix(t *testing.T) {
 			if lines := strings.Count(n.log.String(), "connection refused"); lines != 1 {
 				t.Errorf("fe%d wrote %d lines in half a minute", i+1, lines)
 			}
-			if text := w.status(i, 1-i).LastError; !strings.Contains(text, "staging") {
-				t.Errorf("fe%d says %q", i+1, text)
+			clusters := []string{"edge", "staging"}
+			want := fmt.Sprintf("belongs to cluster %q, this node to %q", clusters[1-i], clusters[i])
+			if text := w.status(i, 1-i).LastError; text != want {
+				t.Errorf("fe%d says of fe%d that it %q", i+1, 2-i, text)
+			}
+			for _, r := range n.mesh.Refusals().Recent {
+				if r.ID != w.nodes[1-i].id.ID() || r.Text != want {
+					t.Errorf("fe%d remembers %+v", i+1, r)
+				}
 			}
 		}
 	})

@@ -313,26 +313,44 @@ func TestFragments(t *testing.T) {
 
 func TestControlSocketOf(t *testing.T) {
 	tree(t, map[string]string{
-		"plain/certswarm.yaml":       head + "control_socket: /run/a.sock\n",
-		"broken/certswarm.yaml":      "control_socket: /run/b.sock\nunknown: 1\ncluster: ''\n",
-		"inconfd/certswarm.yaml":     head,
-		"inconfd/conf.d/a.yaml":      "control_socket: /run/c.sock\n",
-		"silent/certswarm.yaml":      head,
-		"nonsense/certswarm.yaml":    "control_socket: [x]\n",
-		"unparsable/certswarm.yaml":  "control_socket: /run/d.sock\n\tx\n",
-		"beside/certswarm.yaml":      head + "control_socket: /run/e.sock\n",
-		"beside/conf.d/broken.yaml":  "\t",
-		"relative/certswarm.yaml":    "control_socket: x.sock\n",
-		"withoutmain/conf.d/a.yaml":  "control_socket: /run/f.sock\n",
-		"empty/conf.d/certswarm.txt": "",
+		"plain/certswarm.yaml":          head + "control_socket: /run/a.sock\n",
+		"broken/certswarm.yaml":         "control_socket: /run/b.sock\nunknown: 1\ncluster: ''\n",
+		"inconfd/certswarm.yaml":        head,
+		"inconfd/conf.d/a.yaml":         "control_socket: /run/c.sock\n",
+		"silent/certswarm.yaml":         head,
+		"nonsense/certswarm.yaml":       "control_socket: [x]\n",
+		"unparsable/certswarm.yaml":     "control_socket: /run/d.sock\n\tx\n",
+		"quoted/certswarm.yaml":         "cluster: 'edge\ncontrol_socket: \"/run/g.sock\"  # ours\npeers: [\n",
+		"crlf/certswarm.yaml":           "peers: [\r\ncontrol_socket: /run/h.sock\r\n",
+		"binary/certswarm.yaml":         "cluster: \xff\ncontrol_socket: /run/i.sock\n",
+		"nested/certswarm.yaml":         "acme:\n  control_socket: /run/no.sock\n\tx\n",
+		"unparsableline/certswarm.yaml": "control_socket: \"/run/no.sock\n\tx\n",
+		"beside/certswarm.yaml":         head + "control_socket: /run/e.sock\n",
+		"beside/conf.d/broken.yaml":     "peers: ]\n",
+		"brokenbeside/certswarm.yaml":   head,
+		"brokenbeside/conf.d/a.yaml":    "peers: ]\n",
+		"brokenbeside/conf.d/b.yaml":    "control_socket: /run/j.sock\n",
+		"relative/certswarm.yaml":       "control_socket: x.sock\n",
+		"withoutmain/conf.d/a.yaml":     "control_socket: /run/f.sock\n",
+		"empty/conf.d/certswarm.txt":    "",
+		"directory/certswarm.yaml/x":    "",
 	})
 	for dir, want := range map[string]string{
-		"plain": "/run/a.sock", "broken": "/run/b.sock", "inconfd": "/run/c.sock", "silent": config.DefaultControlSocket,
-		"nonsense": config.DefaultControlSocket, "unparsable": config.DefaultControlSocket, "beside": "/run/e.sock",
-		"relative": config.DefaultControlSocket, "withoutmain": "/run/f.sock", "empty": config.DefaultControlSocket, "none": config.DefaultControlSocket,
+		"plain": "/run/a.sock", "broken": "/run/b.sock", "inconfd": "/run/c.sock", "unparsable": "/run/d.sock", "quoted": "/run/g.sock",
+		"crlf": "/run/h.sock", "binary": "/run/i.sock", "beside": "/run/e.sock", "brokenbeside": "/run/j.sock", "withoutmain": "/run/f.sock",
+		"silent": config.DefaultControlSocket, "nonsense": config.DefaultControlSocket, "relative": config.DefaultControlSocket,
+		"empty": config.DefaultControlSocket, "none": config.DefaultControlSocket,
 	} {
-		if got := config.ControlSocketOf(dir + "/certswarm.yaml"); got != want {
-			t.Errorf("%s: %s, want %s", dir, got, want)
+		if got, err := config.ControlSocketOf(dir + "/certswarm.yaml"); got != want || err != nil {
+			t.Errorf("%s: %s, want %s: %v", dir, got, want, err)
+		}
+	}
+	for dir, want := range map[string]string{
+		"nested": "not YAML", "unparsableline": "not YAML", "directory": "cannot be read",
+	} {
+		file := dir + "/certswarm.yaml"
+		if got, err := config.ControlSocketOf(file); got != config.DefaultControlSocket || err == nil || !strings.HasPrefix(err.Error(), file+":") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %s without a word that it is a guess: %v", dir, got, err)
 		}
 	}
 	if cfg, err := config.Load([]string{"none.yaml"}); cfg != nil || errors.Is(err, fs.ErrNotExist) {

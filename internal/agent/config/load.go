@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -34,14 +35,40 @@ func CheckFragment(file string) error {
 }
 
 // ControlSocketOf returns the control socket that file and its conf.d/ name, whatever else is wrong with them, else
-// DefaultControlSocket: a command must reach the daemon also while its next configuration is being mended.
-func ControlSocketOf(file string) string {
+// DefaultControlSocket: a command must reach the daemon also while its next configuration is being mended. The error is
+// nil unless that default is a guess, because something could not be read that may name another.
+func ControlSocketOf(file string) (socket string, err error) {
+	const key = "control_socket"
 	sources, p := openWithConfD(file)
-	tree := merge(parse(sources, p), p)
-	if n := tree.child("control_socket"); n != nil && n.kind == scalar && filepath.IsAbs(n.text) {
-		return n.text
+	for _, s := range sources {
+		trees := parse([]source{s}, p)
+		if len(trees) == 0 {
+			trees = parse([]source{topLines(s, key)}, p)
+		}
+		for _, tree := range trees {
+			if n := tree.child(key); n != nil && n.kind == scalar && filepath.IsAbs(n.text) {
+				return n.text, nil
+			}
+		}
 	}
-	return DefaultControlSocket
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) && len(sources) == 0 {
+		return DefaultControlSocket, nil // there is no configuration here
+	}
+	if p.unread {
+		return DefaultControlSocket, p.list[0]
+	}
+	return DefaultControlSocket, nil
+}
+
+// topLines is what s says of a top-level key, as far as single lines tell: for a file that is not YAML as a whole.
+func topLines(s source, key string) source {
+	out := source{name: s.name}
+	for line := range bytes.Lines(s.text) {
+		if bytes.HasPrefix(line, []byte(key+":")) {
+			out.text = append(out.text, line...)
+		}
+	}
+	return out
 }
 
 // openWithConfD opens file and what lies in conf.d/ beside it.

@@ -1,0 +1,244 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"certswarm/acmeclient"
+	"certswarm/internal/agent/config"
+	"certswarm/internal/control"
+	"certswarm/internal/fleet"
+	"certswarm/nginx"
+	"certswarm/syncer"
+	"certswarm/syncer/index"
+)
+
+// callRollBack asks the holder of the lease to roll a certificate back: rollBack -> control.RolledBack.
+const callRollBack = "rollback"
+
+type rollBack struct {
+	Name       string `json:"name"`
+	Generation int    `json:"generation"` // 0: the one before that in force
+}
+
+// generationFiles is what a generation is made of; without one of them it is not whole.
+var generationFiles = []string{"privkey.pem", "fullchain.pem", "cert.pem", "chain.pem"}
+
+// RollBack implements control.Daemon.
+func (a *Agent) RollBack(ctx context.Context, name string, generation int) (done control.RolledBack, err error) {
+	err = a.inHouse(ctx, func(h *house) (err error) {
+		done, err = h.rollBack(ctx, rollBack{name, generation})
+		return err
+	})
+	return done, err
+}
+
+// rollBack has whoever holds the lease do it: a wish is beaten only by one that was written under the same epoch or a later one.
+func (h *house) rollBack(ctx context.Context, r rollBack) (control.RolledBack, error) {
+	if h.store == nil {
+		return control.RolledBack{}, fmt.Errorf("%w: this node's configuration has no certificates", control.ErrUnknownCertificate)
+	}
+	if _, declared := h.store.find(r.Name); !declared {
+		return control.RolledBack{}, fmt.Errorf("%w: %s", control.ErrUnknownCertificate, r.Name)
+	}
+	view := h.elector.View()
+	switch {
+	case h.self.Role != fleet.Issuer:
+		return control.RolledBack{}, fmt.Errorf("%s only receives: certificates are the issuers' business; on one of them: %s", h.self.Name, h.issuers())
+	case view.HeldHere:
+		return h.rollBackHere(r, view.Epoch)
+	case view.Holder.IsZero():
+		return control.RolledBack{}, errors.New("nobody holds the lease, under which it has to be done: certswarm lease")
+	}
+	var done control.RolledBack
+	if err := h.ask(ctx, view.Holder, callRollBack, r, &done); err != nil {
+		return control.RolledBack{}, fmt.Errorf("%s holds the lease and did not roll back: %w", h.name(view.Holder), err)
+	}
+	return done, nil
+}
+
+func (h *house) issuers() string {
+	var names []string
+	for _, m := range h.roster.Load().Issuers() {
+		names = append(names, m.Name)
+	}
+	return orNobody(names)
+}
+
+// answerRollBack is rollBack for another issuer. A member has no say in what the fleet serves.
+func (h *house) answerRollBack(_ context.Context, from fleet.NodeID, body []byte) ([]byte, error) {
+	var r rollBack
+	if err := json.Unmarshal(body, &r); err != nil {
+		return nil, err
+	}
+	view := h.elector.View()
+	switch {
+	case !h.isIssuer(from):
+		return nil, fmt.Errorf("%s is not an issuer", h.name(from))
+	case h.store == nil || !view.HeldHere:
+		return nil, errors.New("this node does not hold the lease any more")
+	}
+	done, err := h.rollBackHere(r, view.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(done)
+}
+
+// rollBackHere publishes the wish. Each node follows it as it follows any other: when its nginx has nothing against it.
+func (h *house) rollBackHere(r rollBack, epoch fleet.Epoch) (control.RolledBack, error) {
+	c, declared := h.store.find(r.Name)
+	if !declared {
+		return control.RolledBack{}, fmt.Errorf("%w: %s", control.ErrUnknownCertificate, r.Name)
+	}
+	wished := h.store.wished(r.Name)
+	generation, err := h.store.earlier(c, r.Generation, time.Now())
+	if err != nil {
+		return control.RolledBack{}, err
+	}
+	leaf, err := h.store.usable(c, generation, time.Now())
+	if err != nil {
+		return control.RolledBack{}, fmt.Errorf("generation %d of %s is not put in force: %w; %s", generation, r.Name, err, h.store.inventory(r.Name, time.Now()))
+	}
+	done := control.RolledBack{
+		Name: r.Name, Generation: generation, Previous: wished,
+		Serial: leaf.SerialNumber.Text(16), NotAfter: control.At(leaf.NotAfter), Issuing: h.issuing(r.Name),
+	}
+	if generation == wished {
+		return done, nil
+	}
+	if _, err := h.store.wish(epoch, r.Name, generation); err != nil {
+		return control.RolledBack{}, err
+	}
+	h.log.Info("a certificate is rolled back", "certificate", r.Name, "generation", generation, "previous", wished, "serial", done.Serial)
+	h.filesChanged([]index.Path{livePath(r.Name)})
+	return done, nil
+}
+
+// issuing reports whether an issuance is under way, which will end in another wish.
+func (h *house) issuing(name string) bool {
+	return h.obtainingHere()[name].State == acmeclient.StateIssuing
+}
+
+// wish wants a generation in force that the fleet has already.
+func (l *lineages) wish(epoch fleet.Epoch, name string, generation int) (syncer.Receipt, error) {
+	return l.dir.Publish(epoch, syncer.Write{Path: livePath(name), Link: generationLink(name, generation)})
+}
+
+// earlier returns the generation that is meant: the one asked for if it is there, or with 0 the latest one before that in force.
+func (l *lineages) earlier(c config.Certificate, asked int, now time.Time) (int, error) {
+	there, wished := l.generations(c.Name), l.wished(c.Name)
+	switch {
+	case wished == 0:
+		return 0, fmt.Errorf("nothing was issued for %s yet: certswarm certs", c.Name)
+	case asked != 0 && !slices.Contains(there, asked):
+		return 0, fmt.Errorf("there is no generation %d of %s; %s", asked, c.Name, l.inventory(c.Name, now))
+	case asked != 0:
+		return asked, nil
+	}
+	for _, n := range slices.Backward(there) {
+		if n < wished {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("there is no generation of %s before %d, which is in force; %s", c.Name, wished, l.inventory(c.Name, now))
+}
+
+// usable returns the leaf of a generation if nginx can be handed it on every node: all of its files are here and known to the fleet, the key
+// is the leaf's, each certificate is signed by the next, every declared name is covered, and it has not expired.
+func (l *lineages) usable(c config.Certificate, generation int, now time.Time) (*x509.Certificate, error) {
+	content := map[string][]byte{}
+	var lacking []string
+	for _, file := range generationFiles {
+		p := archivePath(c.Name, generation, file)
+		text, err := l.dir.ReadFile(p, maxPEM)
+		if err != nil || l.dir.Lookup(p) == nil {
+			lacking = append(lacking, file)
+		}
+		content[file] = text
+	}
+	if len(lacking) > 0 {
+		return nil, fmt.Errorf("it is not whole, it lacks %s", strings.Join(lacking, ", "))
+	}
+	if _, err := tls.X509KeyPair(content["fullchain.pem"], content["privkey.pem"]); err != nil {
+		return nil, errors.New("its key and its certificate are no pair") // the parser's own words may quote key material
+	}
+	chain, err := parseChain(content["fullchain.pem"])
+	if err != nil {
+		return nil, err
+	}
+	for i, parent := range chain[1:] {
+		if err := parent.CheckSignature(chain[i].SignatureAlgorithm, chain[i].RawTBSCertificate, chain[i].Signature); err != nil {
+			return nil, fmt.Errorf("certificate %d of its chain did not sign certificate %d: %w", i+2, i+1, err)
+		}
+	}
+	leaf := chain[0]
+	for _, name := range c.Names {
+		if leaf.VerifyHostname(name) != nil {
+			return nil, fmt.Errorf("it is not valid for %s, only for %s", name, strings.Join(leaf.DNSNames, ", "))
+		}
+	}
+	if !now.Before(leaf.NotAfter) {
+		return nil, fmt.Errorf("it expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return leaf, nil
+}
+
+// inventory says in one line which generations there are.
+func (l *lineages) inventory(name string, now time.Time) string {
+	var all []string
+	for _, n := range l.generations(name) {
+		text := fmt.Sprintf("%d (", n)
+		if n == l.wished(name) {
+			text += "in force, "
+		}
+		switch chain, err := l.chain(name, n); {
+		case err != nil:
+			text += "its certificate cannot be read)"
+		case now.Before(chain[0].NotAfter):
+			text += fmt.Sprintf("expires %s)", chain[0].NotAfter.UTC().Format(time.RFC3339))
+		default:
+			text += fmt.Sprintf("expired %s)", chain[0].NotAfter.UTC().Format(time.RFC3339))
+		}
+		all = append(all, text)
+	}
+	if len(all) == 0 {
+		return "there are no generations"
+	}
+	return "there is " + strings.Join(all, ", ")
+}
+
+// heldFor is held with what renewal has to know: that an operator put an earlier generation back in force. A wish below the latest generation
+// says so; it is in the index like any other, so that every later holder of the lease knows it too.
+func (l *lineages) heldFor(name string) (*acmeclient.Held, error) {
+	held, err := l.held(name)
+	if held == nil || err != nil {
+		return held, err
+	}
+	if there := l.generations(name); len(there) > 0 && there[len(there)-1] > held.Generation {
+		if chain, err := l.chain(name, there[len(there)-1]); err == nil {
+			held.Newer = chain[0]
+		}
+	}
+	return held, nil
+}
+
+// refused reports whether something is still said against the last generation that was tried of a certificate. Where the fleet wants the one
+// that is installed, it was rolled back, and trying what is installed ends the problem.
+func (f *findings) refused(name string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.problems {
+		if p.Name == name && (p.Code == nginx.TestFailed || p.Code == nginx.ChainRefused || p.Code == nginx.WriteFailed) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"certswarm/internal/fleet"
+	"certswarm/nginx"
+	"certswarm/syncer"
+)
+
+const days = 24 * time.Hour
+
+// issue installs one generation after the other, with so much of their lives left.
+func issue(t *testing.T, l *lineages, left ...time.Duration) {
+	t.Helper()
+	for _, life := range left {
+		key, chain := pair(t, time.Now().Add(life))
+		if _, _, err := l.install(fleet.Epoch{Term: 1}, site, key, chain); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// spoil replaces a file of a generation everywhere, as the holder of the lease could; nil deletes it.
+func spoil(t *testing.T, l *lineages, generation int, file string, data []byte) {
+	t.Helper()
+	w := syncer.Write{Path: archivePath(site, generation, file), Data: data, Perm: 0o600, Delete: data == nil}
+	if _, err := l.dir.Publish(fleet.Epoch{Term: 1}, w); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhichGenerationIsMeant(t *testing.T) {
+	l := openStore(t)
+	c := l.declared[0]
+	if _, err := l.earlier(c, 0, time.Now()); err == nil || !strings.Contains(err.Error(), "nothing was issued") {
+		t.Error(err)
+	}
+	issue(t, l, 10*days, 40*days, 70*days)
+	for asked, want := range map[int]int{0: 2, 1: 1, 3: 3} {
+		if got, err := l.earlier(c, asked, time.Now()); err != nil || got != want {
+			t.Errorf("asked for %d: %d, %v", asked, got, err)
+		}
+	}
+	if _, err := l.earlier(c, 7, time.Now()); err == nil || !strings.Contains(err.Error(), "no generation 7") || !strings.Contains(err.Error(), "3 (in force, expires ") {
+		t.Error(err)
+	}
+	if _, err := l.wish(fleet.Epoch{Term: 1}, site, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.earlier(c, 0, time.Now()); err == nil || !strings.Contains(err.Error(), "before 1, which is in force") {
+		t.Error(err)
+	}
+}
+
+// What is put in force must be what nginx can be handed on every node; the refusal says what is wrong, and what else there is.
+func TestWhatIsNotUsableIsNotPutInForce(t *testing.T) {
+	otherKey, otherChain := pair(t, time.Now().Add(50*days))
+	for name, c := range map[string]struct {
+		left  time.Duration
+		spoil func(*testing.T, *lineages)
+		names []string
+		want  string
+	}{
+		"good":           {20 * days, nil, nil, ""},
+		"expired":        {-time.Hour, nil, nil, "it expired at"},
+		"without a key":  {20 * days, func(t *testing.T, l *lineages) { spoil(t, l, 1, "privkey.pem", nil) }, nil, "it lacks privkey.pem"},
+		"without either": {20 * days, func(t *testing.T, l *lineages) { spoil(t, l, 1, "cert.pem", nil); spoil(t, l, 1, "chain.pem", nil) }, nil, "it lacks cert.pem, chain.pem"},
+		"lost on the disk": {20 * days, func(t *testing.T, l *lineages) {
+			if err := os.Remove(filepath.Join(l.dir.Root().Dir(), archivePath(site, 1, "fullchain.pem").String())); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "it lacks fullchain.pem"},
+		"with the key of another": {20 * days, func(t *testing.T, l *lineages) { spoil(t, l, 1, "privkey.pem", otherKey) }, nil, "no pair"},
+		"with a chain that does not hold": {20 * days, func(t *testing.T, l *lineages) {
+			chain, err := l.dir.ReadFile(archivePath(site, 1, "fullchain.pem"), maxPEM)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spoil(t, l, 1, "fullchain.pem", append(chain, otherChain...))
+		}, nil, "certificate 2 of its chain did not sign certificate 1"},
+		"for other names": {20 * days, nil, []string{site, "new.example.com"}, "not valid for new.example.com, only for " + site},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := openStore(t)
+			issue(t, l, c.left, 80*days)
+			if c.spoil != nil {
+				c.spoil(t, l)
+			}
+			declared := l.declared[0]
+			if c.names != nil {
+				declared.Names = c.names
+			}
+			leaf, err := l.usable(declared, 1, time.Now())
+			if c.want == "" && (err != nil || leaf == nil) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%v, not %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestARolledBackGenerationIsWishedAndRenewalKnows(t *testing.T) {
+	l := openStore(t)
+	issue(t, l, 20*days, 80*days)
+	newest, err := l.heldFor(site)
+	if err != nil || newest.Generation != 2 || newest.Newer != nil {
+		t.Fatalf("%+v, %v", newest, err)
+	}
+	was := l.dir.Lookup(livePath(site))
+	if _, err := l.wish(fleet.Epoch{Term: 1}, site, 1); err != nil {
+		t.Fatal(err)
+	}
+	if e := l.dir.Lookup(livePath(site)); e.Stamp.Compare(was.Stamp) <= 0 || e.Stamp.Epoch != was.Stamp.Epoch || l.wished(site) != 1 {
+		t.Errorf("%+v", e)
+	}
+	held, err := l.heldFor(site)
+	if err != nil || held.Generation != 1 || held.Newer == nil || !held.Newer.Equal(newest.Leaf) {
+		t.Errorf("%+v, %v", held, err)
+	}
+	// The next certificate is a new generation, and the last word again.
+	issue(t, l, 90*days)
+	if held, err := l.heldFor(site); err != nil || held.Generation != 3 || held.Newer != nil {
+		t.Errorf("%+v, %v", held, err)
+	}
+}
+
+// A node whose nginx refuses the new generation goes on with the one that was in force, however old.
+func TestWhatWasRolledBackToIsNotPrunedUnderANode(t *testing.T) {
+	l := openStore(t)
+	issue(t, l, 50*days, 51*days, 52*days, 53*days, 54*days)
+	if _, err := l.wish(fleet.Epoch{Term: 1}, site, 1); err != nil {
+		t.Fatal(err)
+	}
+	issue(t, l, 55*days)
+	if _, err := l.usable(l.declared[0], 1, time.Now()); err != nil {
+		t.Errorf("generation 1: %v", err)
+	}
+	issue(t, l, 56*days)
+	if got := l.generations(site); !slices.Equal(got, []int{3, 4, 5, 6, 7}) {
+		t.Errorf("generations %v", got)
+	}
+}
+
+// applied is an nginx that has nothing against anything, and remembers what it was asked.
+type applied struct{ installs chan []nginx.Install }
+
+func (a applied) Apply(_ context.Context, installs []nginx.Install) nginx.Report {
+	var r nginx.Report
+	for _, i := range installs {
+		r.Outcomes = append(r.Outcomes, nginx.Outcome{Name: i.Name, Generation: i.Generation, Installed: true})
+	}
+	a.installs <- installs
+	return r
+}
+
+// Where nginx had refused the generation that is rolled back, nothing has to be switched, but the problem must end.
+func TestARolledBackRefusalIsNoProblemAnyMore(t *testing.T) {
+	l := openStore(t)
+	issue(t, l, 20*days, 80*days)
+	if _, err := l.wish(fleet.Epoch{Term: 1}, site, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.dir.Root().ReplaceSymlink(liveDir+"/"+site, generationLink(site, 1)); err != nil {
+		t.Fatal(err)
+	}
+	h := &house{store: l, log: slog.New(slog.DiscardHandler), changed: newBroadcast()}
+	h.findings.init()
+	h.findings.problems["nginx-test-failed "+site] = finding{Problem: nginx.Problem{Code: nginx.TestFailed, Name: site, Text: "nginx refuses generation 2"}}
+	a := applied{make(chan []nginx.Install, 9)}
+	reported := make(chan struct{}, 9)
+	h.keeper = nginx.NewKeeper(a, func(r nginx.Report) { h.noteReport(r); reported <- struct{}{} })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { h.keeper.Run(ctx); close(done) }()
+	defer func() { cancel(); <-done }()
+
+	h.pursueWishes(false, false)
+	if installs := <-a.installs; len(installs) != 1 || installs[0].Generation != 1 {
+		t.Fatalf("%+v", installs)
+	}
+	<-reported
+	if h.findings.refused(site) {
+		t.Errorf("%+v", h.findings.problems)
+	}
+	h.pursueWishes(false, false)
+	select {
+	case installs := <-a.installs:
+		t.Errorf("and again: %+v", installs)
+	default:
+	}
+}
+
+func TestCopyVersion(t *testing.T) {
+	base := t.TempDir()
+	from := filepath.Join(base, "\xff.pem")
+	if err := errors.Join(os.WriteFile(from, []byte("secret"), 0o600), os.Chmod(from, 0o440), os.Symlink("a", filepath.Join(base, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(base, "copy")
+	if _, err := CopyVersion(exactly(from), to); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Lstat(to)
+	if text, readErr := os.ReadFile(to); err != nil || readErr != nil || string(text) != "secret" || info.Mode() != 0o440 {
+		t.Errorf("%q, %v, %v, %v", text, info, err, readErr)
+	}
+	if _, err := CopyVersion(exactly(from), to); err == nil || !strings.Contains(err.Error(), "is there already") {
+		t.Errorf("over what is there: %v", err)
+	}
+	if _, err := CopyVersion(filepath.Join(base, "link"), to+"2"); err != nil {
+		t.Error(err)
+	}
+	if target, err := os.Readlink(to + "2"); err != nil || target != "a" {
+		t.Errorf("%q, %v", target, err)
+	}
+	if _, err := CopyVersion(filepath.Join(base, "none"), to+"3"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if names, err := os.ReadDir(base); err != nil || len(names) != 4 {
+		t.Errorf("%v, %v", names, err)
+	}
+}
