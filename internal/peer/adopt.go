@@ -107,6 +107,10 @@ func (m *Mesh) retire(s *Session, cause error) {
 	if errors.As(cause, &silent) && l.lastHeard.Equal(now) {
 		l.lastHeard = now.Add(-idleTimeout)
 	}
+	var told *quic.ApplicationError
+	if errors.As(cause, &told) && told.Remote {
+		l.lastHeard = now
+	}
 	l.session = nil
 	l.ended = s.name
 	l.lastError = m.explain(cause)

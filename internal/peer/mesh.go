@@ -175,6 +175,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 		m.startDiallingLocked(l)
 	}
 	m.mu.Unlock()
+	m.spawn(func() { m.endSilence(ctx) })
 
 	err = m.accept(ctx, listener)
 	cancel()

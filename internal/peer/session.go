@@ -35,6 +35,7 @@ const (
 	codeReplaced     quic.ApplicationErrorCode = 4 // a newer connection of this pair took over
 	codeRemoved      quic.ApplicationErrorCode = 5
 	codeClosed       quic.ApplicationErrorCode = 6 // Session.Close
+	codeSilent       quic.ApplicationErrorCode = 7 // nothing was heard for silenceMost
 )
 
 const (
@@ -165,6 +166,27 @@ func (s *Session) dispatch(ctx context.Context, opened stream) {
 		return
 	}
 	serve(ctx, s, opened)
+}
+
+// endSilence takes leave of peers that are not heard any more, a moment before QUIC would drop them without a word: where packets get through in one
+// direction only, the other side hears nothing wrong and would go on for as long again.
+func (m *Mesh) endSilence(ctx context.Context) {
+	for look := time.NewTicker(time.Second); ; {
+		select {
+		case <-ctx.Done():
+			look.Stop()
+			return
+		case now := <-look.C:
+			for _, s := range m.Sessions() {
+				m.mu.Lock()
+				silent := now.Sub(s.heardLocked(now)) > silenceMost
+				m.mu.Unlock()
+				if silent {
+					s.end(codeSilent, "nothing is heard from you")
+				}
+			}
+		}
+	}
 }
 
 // heardLocked returns when the peer was last heard, as far as looking at the count of packets now can tell.

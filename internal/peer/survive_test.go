@@ -55,6 +55,23 @@ func TestTheSilenceBeforeTheEndIsNotHearing(t *testing.T) {
 	})
 }
 
+// The deaf side notices; that the other does too, although it hears the deaf side's questions until then, is the deaf side's last service.
+func TestWherePacketsGetThroughOneWayBothSidesNotice(t *testing.T) {
+	for _, deaf := range []int{0, 1} {
+		t.Run(fmt.Sprint(deaf), func(t *testing.T) {
+			inWorld(t, 2, 2*time.Millisecond, func(t *testing.T, w *world) {
+				w.startAll()
+				w.pass(time.Minute)
+				lost := w.nodes[deaf].address
+				w.router.setDrop(func(_, to string) bool { return to == lost })
+				w.until(idleTimeout+keepAlive, "noticed on both sides", func() bool {
+					return !w.status(0, 1).Connected && !w.status(1, 0).Connected
+				})
+			})
+		})
+	}
+}
+
 // However long an outage is, in one direction or both, both sides end up with the same session soon after it.
 func TestAnyOutageHeals(t *testing.T) {
 	for _, direction := range []string{"both", "to the arbiter", "from the arbiter"} {

@@ -18,6 +18,7 @@ import (
 const (
 	idleTimeout = 9 * time.Second
 	keepAlive   = 3 * time.Second
+	silenceMost = 7 * time.Second // heard of nothing: see endSilence
 )
 
 // What strangers and peers may take up.
