@@ -52,7 +52,7 @@ func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	if only, ok := ctx.Value(onlyKey{}).(string); ok && req.Method == http.MethodPost && req.URL.String() != only {
 		if req.Body != nil {
-			_ = req.Body.Close()
+			_ = req.Body.Close() // a RoundTripper must close it, and nothing was sent
 		}
 		return nil, errFenced
 	}

@@ -67,7 +67,7 @@ func reloadOn(ctx context.Context, hangup <-chan os.Signal, a *agent.Agent) {
 		case <-ctx.Done():
 			return
 		case <-hangup:
-			_ = a.Reload(ctx)
+			_ = a.Reload(ctx) // see above
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 func (h *house) serveChallenges(ctx context.Context) error {
 	responder := nginx.NewResponder(h.localToken, h.askForToken)
 	server := &http.Server{Handler: responder, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // whoever is cut off asks again
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // the listener goes either way; whoever is cut off asks again
 	defer stop()
 	if err := server.Serve(h.http01); !errors.Is(err, http.ErrServerClosed) {
 		return err

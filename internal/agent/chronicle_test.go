@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,7 +14,14 @@ import (
 // What happened is remembered in its order, over a reload too, and a reload is not taken for anything else.
 func TestTheChronicle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := testnet.New(t, testnet.Options{Nodes: 3})
+		var built atomic.Int32
+		options := onLeaving(func() {
+			if built.Load() == 1 {
+				time.Sleep(12 * time.Second) // a long reload is looked at in between
+			}
+		}, &built)
+		options.Nodes = 3
+		f := testnet.New(t, options)
 		f.Settle()
 		f.Write(1, "a", "content")
 		f.Settle()

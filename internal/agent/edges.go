@@ -8,6 +8,7 @@ import (
 
 	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
+	"certswarm/internal/durable"
 	"certswarm/nginx"
 	"certswarm/syncer"
 )
@@ -19,6 +20,10 @@ type Edges struct {
 	ListenPacket func(address string) (net.PacketConn, error)
 	// Watch starts watching a directory tree for changes.
 	Watch func() (syncer.Watcher, error)
+	// Disk stands between the agent and what it changes on its disk; nil: nothing does.
+	Disk durable.Interposer
+	// Opened is told of the directories whenever they have been opened, before anything runs; nil: nobody asks.
+	Opened func([]*syncer.Directory)
 	// ListenControl opens the control socket.
 	ListenControl func(path string) (net.Listener, error)
 	// ListenHTTP01 opens the challenge responder's socket.

@@ -50,6 +50,7 @@ type house struct {
 	bulletin bulletin // for the others
 	events   *control.Chronicle
 	findings findings
+	precious precious
 	changed  *broadcast
 	blocked  blocked     // what the barrier waits for
 	mayAdopt atomic.Bool // it is known what the fleet has
@@ -85,6 +86,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 		return nil, fmt.Errorf("state_dir: %w", err)
 	}
 	opened.add(h.state.Close)
+	h.state.Interpose(edges.Disk)
 	if err := h.openSyncer(identity); err != nil {
 		return nil, err
 	}
@@ -169,6 +171,7 @@ func (h *house) openSyncer(identity *peer.Identity) error {
 		if h.isStore(d.Name) {
 			dc.Ignore = append([]string{archiveDir + "/*/" + nginx.PlaceholderGeneration}, dc.Ignore...)
 			dc.Reserved = reservedPaths(h.cfg.Certificates)
+			dc.Precious = h.precious.holds
 			dc.Applied, dc.Observed = h.storeChanged, h.storeChanged
 		}
 		configs = append(configs, dc)
@@ -192,6 +195,9 @@ func (h *house) openSyncer(identity *peer.Identity) error {
 	}, configs)
 	if err != nil {
 		return err
+	}
+	if h.edges.Opened != nil {
+		h.edges.Opened(h.syncer.Directories())
 	}
 	for _, d := range h.syncer.Directories() {
 		switch {

@@ -52,8 +52,8 @@ func (h *house) faultProblem(d *syncer.Directory, f syncer.Fault) control.Proble
 		p.Because = "so many deletions at once are more often an accident than a wish"
 		p.Next = fmt.Sprintf("on %s: certswarm resume %s --restore, or --accept to let them go out", h.self.Name, d.Name)
 		if d.Root().Replaced() != nil {
-			p.Because = "a directory that is not there says nothing about its files"
-			p.Next = fmt.Sprintf("on %s: ls -ld %s; findmnt; once it is back: certswarm resume %s --restore", h.self.Name, d.Path, d.Name)
+			p.Because = "a directory that is not there says nothing about its files; it is taken up as soon as it is back"
+			p.Next = fmt.Sprintf("on %s: ls -ld %s; findmnt; or, if another is to take its place: certswarm resume %s --restore", h.self.Name, d.Path, d.Name)
 		}
 	case syncer.DiskFull:
 		p.Next = "df -h " + d.Path
@@ -61,6 +61,10 @@ func (h *house) faultProblem(d *syncer.Directory, f syncer.Fault) control.Proble
 		p.Next = fmt.Sprintf("ls -la %s/%s", d.Path, printable(f.Path))
 	case syncer.ClockSkew:
 		p.Next = "timedatectl status"
+		if !f.Node.IsZero() {
+			p.Node = h.name(f.Node)
+			p.Next = fmt.Sprintf("on %s: timedatectl status", p.Node)
+		}
 	case syncer.EditReverted:
 		p.Because = "who may write here is writers: in the configuration, and what the lease holder wrote is its own"
 		p.Next = fmt.Sprintf("ls %s/archive/%s/%s", h.cfg.StateDir, d.Name, printable(f.Path))

@@ -303,9 +303,11 @@ func TestWhoMayNotRestoreIsToldWhoMay(t *testing.T) {
 			if h := historyOf(t, f, node, "a"); len(h.Versions) != 1 {
 				t.Errorf("anybody may look: %+v", h)
 			}
-			_, err := f.Agent(node).Restore(t.Context(), control.Restoration{Path: "a"})
-			if err == nil || !strings.Contains(err.Error(), "may not change certs/a") || !strings.Contains(err.Error(), "on a writer (fe2), or") {
-				t.Errorf("fe%d: %v", node+1, err)
+			for _, path := range []string{"a", "never-there"} {
+				_, err := f.Agent(node).Restore(t.Context(), control.Restoration{Path: path})
+				if err == nil || !strings.Contains(err.Error(), "may not change certs/"+path) || !strings.Contains(err.Error(), "on a writer (fe2), or") {
+					t.Errorf("fe%d: %v", node+1, err)
+				}
 			}
 		}
 		expect(t, f, "a", "2")
@@ -388,6 +390,13 @@ func TestARollBackIsTheFleets(t *testing.T) {
 		}
 		if _, err := f.Agent(0).Restore(t.Context(), control.Restoration{Path: "live/" + www + "/privkey.pem"}); err == nil || !strings.Contains(err.Error(), "certswarm cert rollback NAME") {
 			t.Error(err)
+		}
+		// What only the issuers share is nobody's business, and does not make certs one of several.
+		if _, err := f.Agent(0).History(t.Context(), ".issuers", ""); err == nil || !strings.HasSuffix(err.Error(), `".issuers": there is certs`) {
+			t.Error(err)
+		}
+		if h, err := f.Agent(0).History(t.Context(), "", ""); err != nil || h.Directory != "certs" {
+			t.Errorf("%+v, %v", h, err)
 		}
 		f.Stop(0)
 		f.Advance(time.Minute)

@@ -80,6 +80,12 @@ func TestWhatIsNotUsableIsNotPutInForce(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, nil, "it lacks fullchain.pem"},
+		"on this disk alone": {20 * days, func(t *testing.T, l *lineages) {
+			spoil(t, l, 1, "chain.pem", nil)
+			if err := os.WriteFile(filepath.Join(l.dir.Root().Dir(), archivePath(site, 1, "chain.pem").String()), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "it lacks chain.pem"},
 		"with the key of another": {20 * days, func(t *testing.T, l *lineages) { spoil(t, l, 1, "privkey.pem", otherKey) }, nil, "no pair"},
 		"with a chain that does not hold": {20 * days, func(t *testing.T, l *lineages) {
 			chain, err := l.dir.ReadFile(archivePath(site, 1, "fullchain.pem"), maxPEM)

@@ -155,6 +155,7 @@ func (h *house) keepServing(ctx context.Context) {
 // brought to this node. filesToo says that other files changed as well; again, that what nginx refused is to be tried once more, for its
 // configuration may have been mended.
 func (h *house) pursueWishes(filesToo, again bool) {
+	defer func() { h.precious.appraise(h.store, time.Now()) }()
 	var installs []nginx.Install
 	for _, c := range h.store.declared {
 		wished := h.store.wished(c.Name)

@@ -104,7 +104,7 @@ func printable(path string) string {
 	if utf8.ValidString(path) {
 		return path
 	}
-	return url.PathEscape(path)
+	return (&url.URL{Path: path}).EscapedPath()
 }
 
 // certificateStatus tells of every declared certificate what is held, who is about to obtain it, and who serves it.

@@ -71,7 +71,7 @@ func (c *Client) Watch(ctx context.Context, next func(Status) bool) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = response.Body.Close() }()
+	defer func() { _ = response.Body.Close() }() // it was only read from
 	for lines := json.NewDecoder(response.Body); ; {
 		var status Status
 		if err := lines.Decode(&status); err != nil {
@@ -144,7 +144,7 @@ func (c *Client) call(ctx context.Context, method, target string, answer any) er
 	if err != nil {
 		return err
 	}
-	defer func() { _ = response.Body.Close() }()
+	defer func() { _ = response.Body.Close() }() // it was only read from
 	if answer == nil {
 		return nil
 	}
@@ -167,7 +167,7 @@ func (c *Client) send(ctx context.Context, method, target string) (*http.Respons
 	if response.StatusCode < http.StatusMultipleChoices {
 		return response, nil
 	}
-	defer func() { _ = response.Body.Close() }()
+	defer func() { _ = response.Body.Close() }() // it was only read from
 	var refused refusal
 	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	switch {

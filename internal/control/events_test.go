@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"certswarm/internal/control"
 )
@@ -149,7 +150,9 @@ func TestADaemonWithoutAChronicleSaysSo(t *testing.T) {
 // A frozen daemon does not hold up whoever follows it, and a quiet one does not look frozen.
 func TestWhoFollowsAQuietDaemonStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancelCause(t.Context())
+		ctx, stop := context.WithTimeout(t.Context(), time.Hour)
+		defer stop()
+		ctx, cancel := context.WithCancelCause(ctx)
 		enough := errors.New("enough")
 		beats := 0
 		err := control.TellEvents(ctx, control.NewChronicle(), func(line string) {

@@ -111,8 +111,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	})
 	err := server.Serve(ln)
 	if stop() {
-		_ = server.Close()
-		return fmt.Errorf("control socket: %w", err)
+		return errors.Join(fmt.Errorf("control socket: %w", err), server.Close())
 	}
 	<-drained
 	return nil

@@ -97,3 +97,19 @@ func TestPresentProgramIsFound(t *testing.T) {
 		t.Fatalf("found %q, failed with %q", path, end.failed)
 	}
 }
+
+func TestRootIsNeededByWhoIsNot(t *testing.T) {
+	t.Setenv("CI", "")
+	noted := notes(t)
+	end := &ending{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		need.Root(end)
+	}()
+	<-done
+	left := os.Geteuid() != 0
+	if end.failed != "" || (end.skipped != "") != left || (noted() == "root TestStory\n") != left {
+		t.Errorf("skipped with %q, failed with %q, noted %q", end.skipped, end.failed, noted())
+	}
+}

@@ -146,7 +146,7 @@ func (m *Mesh) respond(asked Stream, body []byte, failure error) {
 	frame[0] = status
 	binary.BigEndian.PutUint32(frame[1:], uint32(len(body)))
 	_ = asked.SetWriteDeadline(time.Now().Add(responseWait))
-	_, _ = asked.Write(append(frame, body...))
+	_, _ = asked.Write(append(frame, body...)) // the caller is gone: see above
 }
 
 type oversizeError struct{ size int }

@@ -44,7 +44,7 @@ const (
 )
 
 // Stream is a reliable two-way byte stream with a peer. Writes to a dead peer succeed locally until flow control or the
-// end of the session stops them: only deadlines and answers tell.
+// end of the session stops them: only deadlines and answers tell. Setting a deadline never fails.
 type Stream interface {
 	io.Reader
 	io.Writer
@@ -122,7 +122,7 @@ func (s *Session) open(ctx context.Context, first []byte) (stream, error) {
 		return stream{}, fmt.Errorf("open a stream to %s: %w", s.peer.Short(), err)
 	}
 	if deadline, bounded := ctx.Deadline(); bounded {
-		_ = opened.SetWriteDeadline(deadline) // documented to return nil
+		_ = opened.SetWriteDeadline(deadline)
 	}
 	if _, err := opened.Write(first); err != nil {
 		stream{opened}.Close()
