@@ -47,6 +47,7 @@ func (d *Directory) rootIsThere() bool {
 	s := newScan()
 	s.sweep = true // of what was being staged when it went
 	d.walkInto(s, index.Path{})
+	d.noteUnwatched()
 	d.mu.Lock()
 	if d.absent.halts {
 		d.r.halt = ""
@@ -93,15 +94,11 @@ func (d *Directory) takeRoot() error {
 	if err := d.disk.root.Reopen(); err != nil {
 		return err
 	}
-	watch, err := d.rewatch()
-	if err != nil {
-		d.log.Warn("changes may be noticed late: the directory is watched as it was before", "error", err)
-		return nil
-	}
-	if err := d.watch.Close(); err != nil {
+	if err := d.watch.Close(); err != nil { // it watches what went
 		d.log.Warn("a watcher did not end well", "error", err)
 	}
-	d.watch = watch
+	d.listen()
+	clear(d.unwatched)
 	return nil
 }
 

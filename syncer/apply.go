@@ -49,6 +49,7 @@ type landing struct {
 	disk   *durable.Root // loose in bulk: one sync for all of it
 	bulk   bool
 	token  string // of its staged files; see stagedAs
+	first  uint64 // what is published is staged before it has a number, by its place among the others: the number of the first
 	done   []*index.Entry
 	dirs   map[index.Path]bool    // to be synced
 	bare   map[index.Path]bool    // nothing stood here when the lock was taken
@@ -91,8 +92,8 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 		d.stirLocked()
 		d.mu.Unlock()
 		return
-	case err == nil && !j.isRevert() && len(staged) > 0:
-		err = intent.Write(l.intent(staged), len(staged) > 1)
+	case err == nil && !j.isRevert() && len(plan) > 0:
+		err = intent.Write(intentOf(l.token, l.entries), len(plan) > 1)
 	}
 	l.fail(err)
 
@@ -216,9 +217,7 @@ func newToken() string {
 	return hex.EncodeToString(b[:])
 }
 
-func stagedAs(token string, e *index.Entry) string { return fmt.Sprintf("%s-%x", token, e.Seq) }
-
-func (l *landing) stagedAs(e *index.Entry) string { return stagedAs(l.token, e) }
+func (l *landing) stagedAs(e *index.Entry) string { return fmt.Sprintf("%s-%x", l.token, e.Seq-l.first) }
 
 // stage puts whatever the plan needs beside its target. The first error of one file is the error of all: a batch is
 // visible whole or not at all.
@@ -305,15 +304,10 @@ func (v *verifying) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// intent is the payload that recoverLocked reads: the token, then the entries as an offer.
-func (l *landing) intent(staged []*index.Entry) []byte {
-	o := wire.Offer{Key: make([]byte, 32), Origin: staged[0].Origin}
-	for _, e := range l.entries {
-		if e.Origin == o.Origin {
-			o.Entries = append(o.Entries, e)
-		}
-	}
-	return append([]byte(l.token), wire.Encode(o)...)
+// intentOf is the payload that recoverLocked reads: the token, then the entries, which have one origin, as an offer.
+func intentOf(token string, entries []*index.Entry) []byte {
+	o := wire.Offer{Key: make([]byte, 32), Origin: entries[0].Origin, Entries: entries}
+	return append([]byte(token), wire.Encode(o)...)
 }
 
 // land makes the staged files visible, in the moment in which the replica learns of it.

@@ -30,6 +30,7 @@ type DirectoryConfig struct {
 	Members  func() []fleet.NodeID    // who is to have the directory, this node included
 	MayWrite func(fleet.NodeID) bool  // who may originate changes
 	MayLease func(fleet.NodeID) bool  // who may originate changes under a lease epoch
+	Precious func(index.Path) bool    // what a replicated delete does not take away unless it was written under the lease; nil: nothing
 	Reserved func(index.Path) bool    // what the index carries but somebody else on this node puts in place; nil: nothing
 	Applied  func(paths []index.Path) // told after the disk followed others' changes; nil: nobody asks
 	Observed func(paths []index.Path) // told after changes made on this disk were noticed; nil: nobody asks
@@ -48,8 +49,11 @@ type Directory struct {
 	store   *store
 	watch   Watcher // belongs to notice while it runs
 	rewatch func() (Watcher, error)
-	intents []*durable.Intent
-	closers []func() error
+	// Directories that are not watched, and why, and when they were read last; as watch.
+	unwatched map[index.Path]error
+	heard     time.Time
+	intents   []*durable.Intent
+	closers   []func() error
 
 	// Lock order: mu alone. It is held while the disk is compared with or changed along the replica, so that nobody sees the
 	// one without the other; never while a file is staged, sent or synced in bulk.
@@ -106,6 +110,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		log:             s.Log.With("directory", cfg.Name),
 		seen:            map[index.Path]durable.Stat{},
 		scaffold:        map[index.Path]bool{},
+		unwatched:       map[index.Path]error{},
 		links:           map[fleet.NodeID]*conversation{},
 		faults:          map[string]Fault{},
 		holds:           map[index.Path]holding{},
@@ -133,10 +138,8 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		return nil, err
 	}
 	d.rewatch = s.Watch
-	if d.watch, err = s.Watch(); err != nil {
-		return nil, fmt.Errorf("no watching for changes: %w", err)
-	}
-	d.closers = append(d.closers, func() error { return d.watch.Close() })
+	d.listen()
+	d.closers = append(d.closers, func() error { return begun.watch.Close() })
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -152,6 +155,7 @@ func (d *Directory) seedLocked() {
 	scan := newScan()
 	scan.sweep = true
 	d.walkInto(scan, index.Path{})
+	d.noteUnwatchedLocked()
 	d.takeScanLocked(scan)
 	d.r.seeded = true
 	d.removeLocked(d.r.tick(time.Now()))
@@ -163,7 +167,7 @@ func (d *Directory) openDisk(state *durable.Root) error {
 			return err
 		}
 	}
-	root, err := durable.OpenRoot(d.Path)
+	root, err := state.Beside(d.Path)
 	if err != nil {
 		return err
 	}
@@ -180,14 +184,14 @@ func (d *Directory) openDisk(state *durable.Root) error {
 		root: root, ignored: ignored, maxFile: d.MaxFile,
 		owners: &owners{policy: policy, privileged: os.Geteuid() == 0},
 	}
-	kept, err := durable.OpenRoot(filepath.Join(state.Dir(), "archive", d.Name))
+	kept, err := state.Beside(filepath.Join(state.Dir(), "archive", d.Name))
 	if err != nil {
 		return err
 	}
 	d.closers = append(d.closers, kept.Close)
 	d.archive = durable.OpenArchive(kept, versionsKept)
 
-	for i := range appliers {
+	for i := range appliers + 1 { // the last one is Publish's
 		intent, err := durable.OpenIntent(state, fmt.Sprintf("sync/%s.intent-%d", d.Name, i))
 		if err != nil {
 			return err
@@ -212,7 +216,7 @@ func (d *Directory) remember(s *Syncer) error {
 	d.r = newReplica(rules{
 		self: index.Origin{Node: s.Self, Incarnation: m.incarnation}, key: s.Key, sign: s.Sign, scope: scope,
 		members: d.Members, mayWrite: d.MayWrite, mayLease: d.MayLease, nameOf: s.NameOf,
-		reserved: d.Reserved, same: d.disk.owners.same, maxFile: d.MaxFile, maxDelete: d.MaxDelete,
+		reserved: d.Reserved, precious: d.Precious, same: d.disk.owners.same, maxFile: d.MaxFile, maxDelete: d.MaxDelete,
 	})
 	d.r.fresh, d.r.seq, d.r.ceiling = m.fresh, m.seq, d.store.ceiling
 	for _, e := range m.entries {

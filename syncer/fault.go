@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"certswarm/internal/durable"
+	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +35,8 @@ const (
 // Fault is something that is wrong on this node, since when, and why.
 type Fault struct {
 	Code  FaultCode
-	Path  string // "" for the directory itself
+	Path  string       // "" for the directory itself
+	Node  fleet.NodeID // whose it is, where it may be another's: ClockSkew's; else zero
 	Since time.Time
 	Text  string
 }
@@ -63,17 +65,72 @@ func (d *Directory) noteSurveyLocked(s *survey) {
 			d.clearFaultLocked(code, p)
 		}
 	}
+	d.endFaultsLocked(s)
+	for p, got := range s.sights {
+		if got.stat.Special {
+			d.faultLocked(NameRefused, p, errSpecial)
+		}
+	}
 	for p, err := range s.faults {
 		var odd strange
 		switch {
-		case errors.Is(err, ErrWatchLimit):
-			d.faultLocked(WatchLimited, index.Path{}, err)
 		case errors.As(err, &odd):
 			d.faultLocked(NameRefused, p, err)
 		default:
 			d.faultLocked(DirectoryUnreadable, p, err)
 		}
 	}
+}
+
+// errSpecial says what others do not get of a file.
+var errSpecial = strange{"setuid, setgid and sticky are not replicated: the others have it without"}
+
+// endFaultsLocked ends the faults of paths that the survey shows to be gone, and of files that belong by now to whom they were to be given.
+func (d *Directory) endFaultsLocked(s *survey) {
+	var looked, listed map[index.Path]bool
+	for key, f := range d.faults {
+		p, err := index.ParsePath(f.Path)
+		if err != nil {
+			continue // the directory's own
+		}
+		if looked == nil {
+			looked, listed = setOfPaths(s.Looked), setOfPaths(s.Listed)
+		}
+		got, seen := s.sights[p]
+		e := d.r.x.Live(p)
+		switch {
+		case s.isGone(p, looked, listed), f.Code == OwnershipFailed && seen && (e == nil || d.disk.owners.satisfied(e.Content, got.stat)):
+			delete(d.faults, key)
+		}
+	}
+}
+
+// isGone reports whether a survey shows that nothing is at p. What it did not look at, or could not, may be there.
+func (s *survey) isGone(p index.Path, looked, listed map[index.Path]bool) bool {
+	if looked[p] {
+		_, found := s.Found[p]
+		return !found
+	}
+	for dir := p; !dir.IsZero(); {
+		dir = dir.Parent()
+		if listed[dir] {
+			return true
+		}
+		if looked[dir] {
+			found, is := s.Found[dir]
+			_, directory := found.Content.(index.Directory)
+			return !is || !found.Held && !directory
+		}
+	}
+	return false
+}
+
+func setOfPaths(paths []index.Path) map[index.Path]bool {
+	set := make(map[index.Path]bool, len(paths))
+	for _, p := range paths {
+		set[p] = true
+	}
+	return set
 }
 
 // noteOutcomeLocked keeps the faults of jobs: one that succeeds shows that the disk can be written again.
@@ -130,19 +187,15 @@ func (d *Directory) faultsLocked(now time.Time) []Fault {
 		out = append(out, Fault{Code: EditReverted, Path: p.String(), Since: at,
 			Text: "a change made here was put back: it is not this node's to make"})
 	}
-	for id, refusals := range d.r.refusedBy {
-		for _, refusal := range refusals {
-			out = append(out, Fault{Code: EntryRefused, Path: refusal.Path.String(), Since: time.Now(),
-				Text: fmt.Sprintf("%s does not take it: %s", d.r.nameOf(id), refusal.Reason)})
+	d.r.dropRefusals()
+	for id, objections := range d.r.refusedBy {
+		for _, o := range objections {
+			out = append(out, Fault{Code: EntryRefused, Path: o.Path.String(), Since: o.since,
+				Text: fmt.Sprintf("%s does not take it: %s", d.r.nameOf(id), o.Reason)})
 		}
 	}
-	for id, ahead := range d.r.clockAhead {
-		which := "ahead of"
-		if ahead < 0 {
-			which, ahead = "behind", -ahead
-		}
-		out = append(out, Fault{Code: ClockSkew, Since: time.Now(),
-			Text: fmt.Sprintf("the clock of %s is %s %s this node's", d.r.nameOf(id), ahead.Round(time.Second), which)})
+	for id, wrong := range d.r.skews {
+		out = append(out, d.clockFault(id, wrong))
 	}
 	sort.Slice(out, func(a, b int) bool {
 		if !out[a].Since.Equal(out[b].Since) {
@@ -151,6 +204,34 @@ func (d *Directory) faultsLocked(now time.Time) []Fault {
 		return out[a].Path < out[b].Path
 	})
 	return out
+}
+
+// clockFault says whose clock is wrong.
+func (d *Directory) clockFault(id fleet.NodeID, wrong skew) Fault {
+	by, which := wrong.ahead, "ahead of"
+	if by < 0 {
+		by, which = -by, "behind"
+	}
+	than := "most others'"
+	if !wrong.certain {
+		than = "this node's; two clocks do not tell which of them is right"
+		if len(d.r.clocks) > 1 {
+			than = "this node's; no majority of the clocks agrees"
+		}
+	}
+	return Fault{Code: ClockSkew, Node: id, Since: wrong.since,
+		Text: fmt.Sprintf("the clock of %s is %s %s %s", d.r.nameOf(id), roughly(by), which, than)}
+}
+
+// roughly says a time in words of its own size, so that all nodes say it alike.
+func roughly(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%d days", int(d.Hours()+12)/24)
+	case d >= 10*time.Minute:
+		return d.Round(time.Minute).String()
+	}
+	return d.Round(time.Second).String()
 }
 
 // contentCache holds the latest small files that were seen or received, so that offering them reads no disk. It is bounded by cacheBytes.

@@ -75,6 +75,9 @@ func (n *inotify) pump() {
 				w = n.renew()
 				hint.Overflow = true
 			default:
+				if event.Has(fsnotify.Remove) {
+					n.forget(event.Name)
+				}
 				hint.Path = event.Name
 			}
 		case _, open := <-w.Errors:
@@ -96,6 +99,13 @@ func (n *inotify) watched(dir string) bool {
 	defer n.mu.Unlock()
 	_, yes := n.dirs[dir]
 	return yes
+}
+
+// forget is told that something is gone; the kernel's watch of it went with it.
+func (n *inotify) forget(path string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.dirs, path)
 }
 
 // renew replaces the fsnotify watcher by one without memory. Without one to be had (the limit of instances) the old one stays; the rescan

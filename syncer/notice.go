@@ -86,9 +86,7 @@ func (d *Directory) lookInto(s *survey, p index.Path) (directory bool) {
 // walkInto looks at everything below dir; the zero Path is the root. The watch comes first, the listing after it: what is made in
 // between is in the one or the other.
 func (d *Directory) walkInto(s *survey, dir index.Path) {
-	if err := d.watch.Add(filepath.Join(d.Path, dir.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.faults[dir] = err
-	}
+	d.watchOne(s, dir)
 	if s.sweep {
 		if err := d.disk.root.CleanTemps(rootOr(dir), nil); err != nil {
 			s.faults[dir] = err
@@ -203,6 +201,8 @@ func (d *Directory) notice(ctx context.Context) {
 		case <-root.C:
 			d.rootIsThere()
 			d.watchState()
+			d.mendClock()
+			paths, all = d.unheard(time.Now())
 		case i := <-d.inspections:
 			s, touched, err := d.inspectNow(i)
 			i.done <- err
@@ -325,6 +325,9 @@ func (d *Directory) gather(first Hint) (paths []index.Path, all bool) {
 		}
 		seen[name] = true
 		p, err := index.ParsePath(name)
+		if err != nil { // too long, perhaps: whoever holds it is where that is said, and no more when it is gone
+			p, err = index.ParsePath(filepath.Dir(name))
+		}
 		if err == nil && !durable.IsTemp(p.Base()) {
 			paths = append(paths, p)
 		}
@@ -348,18 +351,21 @@ func (d *Directory) survey(paths []index.Path, all bool) *survey {
 	}
 	if all {
 		d.mu.Lock() // what stood in the way of the last full look is found again, or gone
-		d.clearFaultLocked(WatchLimited, index.Path{})
 		d.clearFaultLocked(DirectoryUnreadable, index.Path{})
 		d.mu.Unlock()
+		clear(d.unwatched)
 	}
 	s := newScan()
 	if all {
 		d.walkInto(s, index.Path{})
 	}
 	for _, p := range paths {
-		if d.lookInto(s, p) {
+		directory := d.lookInto(s, p)
+		d.forgetWatches(s, p)
+		if directory {
 			d.walkInto(s, p) // it may be another one than before, though the inode be the same
 		}
 	}
+	d.noteUnwatched()
 	return s
 }

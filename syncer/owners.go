@@ -167,6 +167,18 @@ func (o *owners) same(known, found index.Content) bool {
 	return false
 }
 
+// satisfied reports whether a file or directory belongs to whom it is to be given here.
+func (o *owners) satisfied(c index.Content, stat durable.Stat) bool {
+	is := durable.Owner{UID: stat.UID, GID: stat.GID}
+	switch c := c.(type) {
+	case index.File:
+		return is == o.wanted(c.Owner, c.Group)
+	case index.Directory:
+		return is == o.wanted(c.Owner, c.Group)
+	}
+	return true
+}
+
 func (o *owners) givable(owner, group string) bool {
 	if o.policy != nil || !o.privileged {
 		return false

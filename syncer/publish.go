@@ -38,7 +38,7 @@ type Receipt struct {
 
 // Publish makes a batch visible on this disk and owes it to the fleet; directories that it needs are part of it. It is written
 // under epoch, which must be the zero Epoch unless this node holds the lease. When it returns the batch is here, whole; see Await for the others. On
-// an error nothing is published, and what was made of it is taken back.
+// an error nothing is published, and what was made of it is taken back. A crash leaves nothing of it, or all: recoverLocked publishes it then.
 func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error) {
 	if !d.MayWrite(d.r.self.Node) {
 		return Receipt{}, fmt.Errorf("nothing can be published: this node is not one of the writers of %s", d.Name)
@@ -65,7 +65,7 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 		if _, directory := e.Content.(index.Directory); directory || e.Deleted() || d.Reserved(e.Path) {
 			continue
 		}
-		name := fmt.Sprintf("%s-%d", token, i)
+		name := fmt.Sprintf("%s-%x", token, i)
 		warn, err := d.stageOne(d.disk.root, e, name, bytes.NewReader(writes[i].Data))
 		d.noteOwnership(e.Path, warn)
 		if err != nil {
@@ -81,11 +81,17 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 		return Receipt{}, errors.New("nothing can be published: the state database cannot be written")
 	}
 	now := time.Now()
-	dirs := map[index.Path]bool{}
-	var err error
-	placed := 0
 	for _, e := range entries {
 		e.Stamp.HLC = d.r.tickClock(now)
+	}
+	d.r.number(entries)
+	err := d.intendLocked(token, entries)
+	dirs := map[index.Path]bool{}
+	placed := 0
+	for _, e := range entries {
+		if err != nil {
+			break
+		}
 		if err = d.placeOwnLocked(e, staged[e], dirs); err != nil {
 			err = fmt.Errorf("%s cannot be published: %w", e.Path, err)
 			break
@@ -98,9 +104,8 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 		}
 	}
 	if err != nil {
-		return Receipt{}, errors.Join(err, d.takeBackLocked(entries[:placed]))
+		return Receipt{}, errors.Join(err, d.takeBackLocked(entries[:placed]), d.publishing().Write(nil, false))
 	}
-	d.r.number(entries)
 	d.r.adopt(entries)
 	for i, e := range entries {
 		if f, ok := e.Content.(index.File); ok && f.Size <= wire.MaxInline {
@@ -109,6 +114,23 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 	}
 	d.stirLocked()
 	return Receipt{Origin: d.r.self, Seq: d.r.seq}, nil
+}
+
+// publishing is the intent of Publish; the others are the appliers'.
+func (d *Directory) publishing() *durable.Intent { return d.intents[appliers] }
+
+// intendLocked is COMMIT 2 for what is published here: it is wholly staged. What is seen all at once anyway, or expires, needs none.
+func (d *Directory) intendLocked(token string, entries []*index.Entry) error {
+	seen := 0
+	for _, e := range entries {
+		if _, directory := e.Content.(index.Directory); !directory && !d.Reserved(e.Path) && e.Expires == 0 {
+			seen++
+		}
+	}
+	if seen < 2 {
+		return nil
+	}
+	return d.publishing().Write(intentOf(token, entries), true)
 }
 
 // takeBackLocked removes what a publication that failed had made already, the latest first, and puts back what it had replaced, so that
@@ -237,7 +259,7 @@ func (d *Directory) haveLocked(r Receipt) []fleet.NodeID {
 		have = append(have, d.r.self.Node)
 	}
 	for id, v := range d.r.peers {
-		if v.acked[r.Origin] >= r.Seq {
+		if v.acked[r.Origin] >= r.Seq && !d.r.refuses(id, r) {
 			have = append(have, id)
 		}
 	}

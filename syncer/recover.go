@@ -29,12 +29,16 @@ func (d *Directory) recoverLocked() error {
 			d.log.Warn("an intent cannot be read; the peers will offer again what it was about", "error", err)
 			continue
 		}
+		l := newLandingOn(d.disk.root, nil, string(payload[:16]))
+		if intent == d.publishing() && len(o.Entries) > 0 {
+			l.first = o.Entries[0].Seq
+		}
 		// What is held was finished; it may have been deleted and forgotten since.
 		o.Entries = slices.DeleteFunc(o.Entries, func(e *index.Entry) bool { return e.Seq <= d.r.x.Held()[o.Origin] })
 		for _, e := range o.Entries {
 			d.r.scope.Rehash(e)
 		}
-		l := newLandingOn(d.disk.root, &job{entries: o.Entries}, string(payload[:16]))
+		l.job = &job{entries: o.Entries}
 		for _, step := range d.r.plan(l.job) {
 			if !d.recoverableLocked(l, step) {
 				continue
@@ -45,6 +49,10 @@ func (d *Directory) recoverLocked() error {
 			}
 			d.r.land(step.Entry)
 			d.r.dirty[step.Entry.Path] = true
+			if step.Entry.Origin == d.r.self {
+				d.r.x.Hold(d.r.self, d.r.seq) // nobody but this node can offer it
+				d.r.raised = true
+			}
 		}
 		for dir := range l.dirs {
 			if err := d.syncDir(dir); err != nil {
@@ -59,11 +67,11 @@ func (d *Directory) recoverLocked() error {
 // nothing staged, which is fine).
 func (d *Directory) recoverableLocked(l *landing, step index.Step) bool {
 	e := step.Entry
+	if step.Action != index.PutFile && step.Action != index.PutLink {
+		return true
+	}
 	switch c := e.Content.(type) {
 	case index.File:
-		if step.Action != index.PutFile {
-			return true
-		}
 		if stat, err := d.disk.root.Staged(e.Path.String(), l.stagedAs(e)); err == nil && stat.Size == c.Size {
 			return true
 		}

@@ -36,6 +36,7 @@ type rules struct {
 	mayLease  func(fleet.NodeID) bool   // who may originate changes under a lease epoch
 	nameOf    func(fleet.NodeID) string // for sentences
 	reserved  func(index.Path) bool     // paths that somebody else on this node puts in place
+	precious  func(index.Path) bool     // paths that nobody but the holder of the lease may take away; nil: none
 	same      func(known, found index.Content) bool
 	maxFile   int64 // bytes
 	maxDelete int   // per cent
@@ -64,16 +65,18 @@ type replica struct {
 	joined bool // held all that some peer announced, at least once
 	away   bool // the disk is not there: nothing is taken to it
 
-	deletes    map[index.Path]time.Time // seen to be gone, since when
-	recent     []deletion
-	reverts    map[index.Path]bool // local edits to be put back; true: because of a rule, to be reported
-	reverted   map[index.Path]time.Time
-	halt       string // why nothing goes out, "" when it does
-	haltedAt   time.Time
-	refusals   int                             // entries this node refused
-	untold     map[fleet.NodeID][]wire.Refusal // what an origin that is not connected will have to hear
-	refusedBy  map[fleet.NodeID][]wire.Refusal // who does not take what this node wrote
-	clockAhead map[fleet.NodeID]time.Duration  // by how much a peer's clock is wrong, where it is too much
+	deletes   map[index.Path]time.Time // seen to be gone, since when
+	recent    []deletion
+	reverts   map[index.Path]bool // local edits to be put back; true: because of a rule, to be reported
+	reverted  map[index.Path]time.Time
+	halt      string // why nothing goes out, "" when it does
+	haltedAt  time.Time
+	refusals  int                             // entries this node refused for good
+	untold    map[fleet.NodeID][]wire.Refusal // what an origin that is not connected will have to hear
+	tooEarly  map[premature]index.HLC         // refused for being written in the future, and not replaced since
+	refusedBy map[fleet.NodeID][]objection    // who does not take what this node wrote
+	clocks    map[fleet.NodeID]time.Duration  // by how much the clocks of connected peers are ahead of this node's
+	skews     map[fleet.NodeID]skew           // which clocks are wrong, this node's perhaps
 }
 
 // cover says that whoever holds after of the origin now holds through.
@@ -116,19 +119,24 @@ type job struct {
 }
 
 func newReplica(r rules) *replica {
+	if r.precious == nil {
+		r.precious = func(index.Path) bool { return false }
+	}
 	return &replica{
-		rules:      r,
-		x:          index.New(),
-		durable:    index.Summary{},
-		dirty:      map[index.Path]bool{},
-		peers:      map[fleet.NodeID]*view{},
-		keys:       map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
-		deletes:    map[index.Path]time.Time{},
-		reverts:    map[index.Path]bool{},
-		reverted:   map[index.Path]time.Time{},
-		untold:     map[fleet.NodeID][]wire.Refusal{},
-		refusedBy:  map[fleet.NodeID][]wire.Refusal{},
-		clockAhead: map[fleet.NodeID]time.Duration{},
+		rules:     r,
+		x:         index.New(),
+		durable:   index.Summary{},
+		dirty:     map[index.Path]bool{},
+		peers:     map[fleet.NodeID]*view{},
+		keys:      map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
+		deletes:   map[index.Path]time.Time{},
+		reverts:   map[index.Path]bool{},
+		reverted:  map[index.Path]time.Time{},
+		untold:    map[fleet.NodeID][]wire.Refusal{},
+		refusedBy: map[fleet.NodeID][]objection{},
+		tooEarly:  map[premature]index.HLC{},
+		clocks:    map[fleet.NodeID]time.Duration{},
+		skews:     map[fleet.NodeID]skew{},
 	}
 }
 
@@ -204,13 +212,15 @@ func (r *replica) ownedByOthers(p index.Path) bool {
 }
 
 // stampFor dates a change. What a new incarnation finds was only found; what changed while the agent was down is dated by
-// the kernel's ctime, so that a stale file does not beat what the fleet wrote since.
+// the kernel's ctime, so that a stale file does not beat what the fleet wrote since. A directory that was not known then was only found too: it
+// may be what a crash left of one that was being made here for the fleet, with no mode of anybody's choice.
 func (r *replica) stampFor(now time.Time, c index.Change) index.Stamp {
 	stamp := index.Stamp{Written: true, Node: r.self.Node}
+	_, directory := c.Content.(index.Directory)
 	switch {
 	case r.seeded:
 		stamp.HLC = r.tickClock(now)
-	case r.fresh:
+	case r.fresh || directory && r.x.Lookup(c.Path) == nil:
 		stamp.Written = false
 		stamp.HLC = min(index.HLCOf(c.Found.Modified), index.HLCOf(now))
 	default:
@@ -272,7 +282,6 @@ func (r *replica) adopt(entries []*index.Entry) {
 	for _, e := range entries {
 		r.land(e)
 		r.dirty[e.Path] = true
-		r.dropRefusals(e.Path)
 	}
 	if len(entries) > 0 {
 		r.x.Hold(r.self, r.seq)
@@ -294,16 +303,17 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 		r.tellRefusal(now, refusal)
 	}
 	delete(r.untold, from)
-	delete(r.clockAhead, from)
-	if ahead := clock.Sub(now); ahead > futureLimit || ahead < -futureLimit {
-		r.clockAhead[from] = ahead
-	}
+	r.hearClock(now, from, clock)
 	r.compareFingerprints(now, from, g.Fingerprint)
 	r.noteJoined()
 }
 
 // part forgets a peer whose connection ended.
-func (r *replica) part(from fleet.NodeID) { delete(r.peers, from) }
+func (r *replica) part(from fleet.NodeID) {
+	delete(r.peers, from)
+	delete(r.clocks, from)
+	delete(r.skews, from)
+}
 
 // receive takes an offer whose signatures have been verified.
 func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
@@ -326,12 +336,14 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 	j := &job{from: from, inline: o.Inline}
 	for _, e := range o.Entries {
 		c.volatile = c.volatile && e.Expires != 0
+		if !isEarly(now, e) {
+			delete(r.tooEarly, premature{e.Origin.Node, e.Path})
+		}
 		if e.Expired(now) || !e.Beats(r.x.Lookup(e.Path)) {
 			continue
 		}
 		if reason := r.refuse(now, from, e); reason != "" {
-			r.refusals++
-			r.tellRefusal(now, wire.Refusal{Origin: e.Origin, Seq: e.Seq, Path: e.Path, Reason: reason})
+			r.noteRefused(now, e, reason)
 			continue
 		}
 		j.entries = append(j.entries, e)
@@ -420,9 +432,7 @@ func (r *replica) have(now time.Time, from fleet.NodeID, h wire.Have) {
 		v.sent = v.acked.Clone()
 	}
 	for _, refusal := range h.Refused {
-		if refusal.Origin.Node == r.self.Node && len(r.refusedBy[from]) < wire.MaxRefusals && !slices.Contains(r.refusedBy[from], refusal) {
-			r.refusedBy[from] = append(r.refusedBy[from], refusal)
-		}
+		r.hearRefusal(now, from, refusal)
 	}
 	r.compareFingerprints(now, from, h.Fingerprint)
 	r.forget()
@@ -433,8 +443,14 @@ func (r *replica) have(now time.Time, from fleet.NodeID, h wire.Have) {
 // Each offers the other everything, once for each such finding.
 func (r *replica) compareFingerprints(now time.Time, from fleet.NodeID, theirs index.Fingerprint) {
 	v := r.peers[from]
-	if theirs == (index.Fingerprint{}) || theirs == r.x.Fingerprint() || theirs == v.mended ||
-		!r.settled() || !v.acked.Equal(r.x.Held()) {
+	if theirs == (index.Fingerprint{}) {
+		return
+	}
+	if theirs == r.x.Fingerprint() {
+		delete(r.refusedBy, from) // it has all that stands here
+		return
+	}
+	if theirs == v.mended || !r.settled() || !v.acked.Equal(r.x.Held()) {
 		return
 	}
 	v.mended = theirs
@@ -449,11 +465,13 @@ func (r *replica) compareFingerprints(now time.Time, from fleet.NodeID, theirs i
 
 // settled reports whether the fingerprint speaks of exactly what is durably held.
 func (r *replica) settled() bool {
-	return r.refusals == 0 && len(r.jobs) == 0 && r.durable.Covers(r.x.Held())
+	return r.refusals == 0 && len(r.tooEarly) == 0 && len(r.jobs) == 0 && r.durable.Covers(r.x.Held())
 }
 
 // forget drops tombstones once every member is known to have them. A job may hold what a tombstone is there to beat: it must
 // land, or lose, first.
+//
+// Whoever refuses one has it as little as before, whatever its summary says.
 func (r *replica) forget() {
 	if r.x.Tombstones() == 0 || len(r.jobs) > 0 {
 		return
@@ -469,7 +487,13 @@ func (r *replica) forget() {
 		}
 		all = append(all, v.acked)
 	}
-	for _, p := range r.x.Forget(index.Floor(all...)) {
+	floor := index.Floor(all...)
+	for _, objections := range r.refusedBy {
+		for _, o := range objections {
+			floor[o.Origin] = min(floor[o.Origin], o.Seq-1)
+		}
+	}
+	for _, p := range r.x.Forget(floor) {
 		r.dirty[p] = true
 	}
 }

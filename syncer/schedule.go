@@ -23,14 +23,42 @@ func (r *replica) work(now time.Time) *job {
 	for _, j := range r.jobs {
 		if !j.flying && !now.Before(j.notTill) && !r.early(j) {
 			j.flying = true
+			r.absorb(j)
 			return j
 		}
 	}
 	return nil
 }
 
+// absorb makes one job of those of an origin that wait one after the other, where more wait than can be done at a time: what lands together is synced
+// together. Fewer are quicker side by side.
+func (r *replica) absorb(j *job) {
+	waiting := 0
+	for _, other := range r.jobs {
+		if !other.flying && other.tries == 0 {
+			waiting++
+		}
+	}
+	if waiting < appliers || j.isRevert() || j.tries > 0 {
+		return
+	}
+	j.inline = maps.Clone(j.inline) // a frame's own
+	r.jobs = slices.DeleteFunc(r.jobs, func(next *job) bool {
+		if next.flying || next.tries > 0 || next.isRevert() || next.from != j.from || next.cover.origin != j.cover.origin ||
+			next.cover.after != j.cover.through || next.cover.volatile != j.cover.volatile ||
+			len(j.entries)+len(next.entries) > wire.MaxEntries || j.bytes+next.bytes > wire.InlineBudget {
+			return false
+		}
+		j.entries = append(j.entries, next.entries...)
+		maps.Copy(j.inline, next.inline)
+		j.bytes += next.bytes
+		j.cover.through = next.cover.through
+		return true
+	})
+}
+
 // early reports whether a job must wait for those before it: jobs overtake each other, but a link is never seen before what its origin wrote
-// earlier, for that may be what it leads to. A job that failed once holds nobody up.
+// earlier, for that may be what it leads to. A job that failed once holds nobody up but the links that do lead to what is in it.
 func (r *replica) early(j *job) bool {
 	if !slices.ContainsFunc(j.entries, func(e *index.Entry) bool { _, link := e.Content.(index.Symlink); return link }) {
 		return false
@@ -39,11 +67,20 @@ func (r *replica) early(j *job) bool {
 		if before == j {
 			return false
 		}
-		if before.tries == 0 && before.cover.origin == j.cover.origin && !before.isRevert() {
+		if before.cover.origin == j.cover.origin && !before.isRevert() && (before.tries == 0 || j.leadsTo(before)) {
 			return true
 		}
 	}
 	return false
+}
+
+// leadsTo reports whether a link of one job leads to what another one brings, or to where that stands.
+func (j *job) leadsTo(other *job) bool {
+	return slices.ContainsFunc(j.entries, func(e *index.Entry) bool {
+		link, _ := e.Content.(index.Symlink)
+		to, inside := e.Path.Resolve(link.Target)
+		return inside && link.Target != "" && slices.ContainsFunc(other.entries, func(o *index.Entry) bool { return o.Path.Under(to) })
+	})
 }
 
 func (j *job) isRevert() bool { return j.reverts != nil }
@@ -260,6 +297,7 @@ func (r *replica) offerRepair(v *view) wire.Frame {
 
 // tick does what time alone brings about. It returns the entries whose life has ended, for the disk to follow.
 func (r *replica) tick(now time.Time) []*index.Entry {
+	r.mendClock(now)
 	r.judgeDeletes(now)
 	expired := r.x.Expire(now)
 	for _, e := range expired {
@@ -306,7 +344,11 @@ func (r *replica) judgeDeletes(now time.Time) {
 	}
 	for p := range r.deletes {
 		delete(r.deletes, p)
-		if r.x.Live(p) != nil {
+		switch {
+		case r.x.Live(p) == nil:
+		case r.precious(p) && len(r.members()) > 1: // somebody has it still
+			r.reverts[p] = true
+		default:
 			due = append(due, index.Change{Path: p, Content: index.Tombstone{}})
 			paths = append(paths, p)
 		}

@@ -122,6 +122,12 @@ func together(entries []*index.Entry) []int {
 	return reach
 }
 
+// What people are told to do.
+const (
+	writeAgain = "; the other nodes keep what they have until it is whole: write it again"
+	writeOther = "; the other nodes keep the pair that they have: write the half that is missing, or rename one if the two are no pair"
+)
+
 // member is one file of a set, or a link with what it leads to, as it is on the disk.
 type member struct {
 	path    index.Path
@@ -165,7 +171,7 @@ func (s scene) judge(now time.Time) map[index.Path]hold {
 			first = m.since
 		}
 		if m.changed && !m.busy && m.pem.broken != "" {
-			held[m.path] = hold{why: m.pem.broken}
+			held[m.path] = hold{why: m.pem.broken + writeAgain}
 		}
 	}
 	holdAll := func(why string, blamed index.Path, until time.Time) {
@@ -259,14 +265,14 @@ func mismatches(keys, certificates []member) (bad []misfit, whole bool) {
 	goes := func(k, c member) bool { return slices.Contains(k.pem.holds, c.pem.certifies) }
 	for _, k := range keys {
 		if k.changed && !slices.ContainsFunc(certificates, func(c member) bool { return goes(k, c) }) {
-			bad = append(bad, misfit{k, fmt.Sprintf("it is not the key of the certificate in %s", likely(certificates))})
+			bad = append(bad, misfit{k, fmt.Sprintf("it is not the key of the certificate in %s", likely(certificates)) + writeOther})
 		}
 	}
 	for _, c := range certificates {
 		if slices.ContainsFunc(keys, func(k member) bool { return goes(k, c) }) {
 			whole = true
 		} else {
-			bad = append(bad, misfit{c, fmt.Sprintf("its certificate is not for the key in %s", likely(keys))})
+			bad = append(bad, misfit{c, fmt.Sprintf("its certificate is not for the key in %s", likely(keys)) + writeOther})
 		}
 	}
 	slices.SortStableFunc(bad, func(a, b misfit) int { return compareChanged(a.member, b.member) })

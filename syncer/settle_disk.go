@@ -37,8 +37,8 @@ type settling struct {
 	now    time.Time
 	looked map[index.Path]bool
 	listed map[index.Path]bool
-	moved  map[index.Path]time.Time // by directory: its changed links, since when the first and when the last
-	first  map[index.Path]time.Time
+	first  map[index.Path]time.Time // by directory: when the first of its changed links was seen
+	moved  map[index.Path]time.Time // and when one of them was last moved
 	held   map[index.Path]holding
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
 	"certswarm/syncer/wire"
 
@@ -172,13 +173,41 @@ func TestAMismatchNamesBothFiles(t *testing.T) {
 	key := member{path: index.MustPath("live/x/privkey.pem"), pem: keyOf(2), changed: true}
 	chain := member{path: index.MustPath("live/x/fullchain.pem"), pem: certificateOf(1)}
 	held := scene{members: []member{key, chain}, started: true}.judge(time.Unix(1000, 0))
-	if want := "it is not the key of the certificate in live/x/fullchain.pem"; held[key.path].why != want {
+	if want := "it is not the key of the certificate in live/x/fullchain.pem" + writeOther; held[key.path].why != want {
 		t.Errorf("%q", held[key.path].why)
 	}
 	key.changed, chain.changed = false, true
 	held = scene{members: []member{key, chain}, started: true}.judge(time.Unix(1000, 0))
-	if want := "its certificate is not for the key in live/x/privkey.pem"; held[chain.path].why != want {
+	if want := "its certificate is not for the key in live/x/privkey.pem" + writeOther; held[chain.path].why != want {
 		t.Errorf("%q", held[chain.path].why)
+	}
+}
+
+// What the fleet has was judged where it was written, if anywhere: here it is as it is.
+func TestWhatTheFleetHasIsNotJudged(t *testing.T) {
+	d := openAlone(t)
+	var writes []Write
+	for _, name := range []string{"cut.pem", "x.key", "x.crt"} {
+		content := "-----BEGIN CERTIFICATE-----\n"
+		if name != "cut.pem" {
+			pair := issue(t, newKey(t))
+			content = map[string]string{"x.key": pair.key, "x.crt": pair.leaf}[name] // of two pairs
+		}
+		writes = append(writes, Write{Path: index.MustPath(name), Data: []byte(content), Perm: 0o600})
+	}
+	if _, err := d.Publish(fleet.Epoch{}, writes...); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(d.Path, "x.key"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := newScan()
+	d.walkInto(s, index.Path{})
+	touched := d.takeScanLocked(s)
+	if len(d.holds) > 0 || !slices.Equal(touched, []index.Path{index.MustPath("x.key")}) {
+		t.Errorf("held: %v; changed: %v, where only a mode did", d.holds, touched)
 	}
 }
 

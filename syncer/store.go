@@ -90,7 +90,11 @@ func (s *store) openFile() error {
 	if is, err := os.Stat(s.path()); err == nil && is.Size() == 0 {
 		return io.ErrUnexpectedEOF // bbolt would make a new one of it without a word
 	}
-	db, err := bbolt.Open(s.path(), 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType})
+	var db *bbolt.DB
+	err := s.state.Do(durable.Effect{Act: durable.ActOpen, Name: s.name}, func() (err error) {
+		db, err = bbolt.Open(s.path(), 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType})
+		return err
+	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return fmt.Errorf("%w: does another certswarm run with this state directory?", err)
 	}
@@ -98,7 +102,10 @@ func (s *store) openFile() error {
 		return err
 	}
 	s.db = db
-	s.update = func(do func(*bbolt.Tx) error) error { return guarded(func() error { return db.Update(do) }) }
+	s.update = func(do func(*bbolt.Tx) error) error {
+		commit := durable.Effect{Act: durable.ActCommit, Name: s.name, Synced: true}
+		return s.state.Do(commit, func() error { return guarded(func() error { return db.Update(do) }) })
+	}
 	if s.is, err = os.Stat(s.path()); err != nil {
 		return err
 	}

@@ -152,6 +152,11 @@ func (m *machine) do(verb string, args []string) {
 		for o, through := range m.numbers([]string{args[0] + ":" + args[1]}) {
 			m.deliver(m, m.find(args[3]), wire.Offer{Directory: "certs", Origin: o, Key: m.find(args[0]).r.key, Through: through})
 		}
+	case "holds-dear": // these, by its own configuration
+		m.dear = map[index.Path]bool{}
+		for _, name := range args {
+			m.dear[index.MustPath(name)] = true
+		}
 	case "believes-only": // what these write
 		m.writers = args
 	case "clock":
@@ -240,11 +245,12 @@ func (m *machine) status() {
 				m.say("  %s lacks %s", other.name, m.describe(lacks))
 			}
 		}
+		m.r.dropRefusals()
 		for _, refusal := range m.r.refusedBy[other.id()] {
 			m.say("  %s does not take %s: %s", other.name, refusal.Path, refusal.Reason)
 		}
-		if ahead := m.r.clockAhead[other.id()]; ahead != 0 {
-			m.say("  the clock of %s is off by %s", other.name, ahead)
+		if wrong, is := m.r.skews[other.id()]; is {
+			m.say("  the clock of %s is off by %s%s", other.name, wrong.ahead, map[bool]string{false: ", or this one's"}[wrong.certain])
 		}
 	}
 	var reverted []string

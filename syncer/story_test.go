@@ -116,7 +116,8 @@ type machine struct {
 	links map[*machine]bool
 
 	writers     []string // nil: any
-	fresh       bool     // never started, or not since it lost its state
+	dear        map[index.Path]bool
+	fresh       bool // never started, or not since it lost its state
 	incarnation uint64
 	entries     map[index.Path]*index.Entry
 	held        index.Summary
@@ -192,6 +193,7 @@ func (m *machine) start() {
 		mayWrite: func(id fleet.NodeID) bool { return m.writers == nil || slices.Contains(m.writers, m.nameOf(id)) },
 		mayLease: func(fleet.NodeID) bool { return true },
 		reserved: func(index.Path) bool { return false },
+		precious: func(p index.Path) bool { return m.dear[p] },
 		same:     func(known, found index.Content) bool { return known == found },
 		maxFile:  1 << 20, maxDelete: m.maxDelete,
 	})

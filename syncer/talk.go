@@ -31,6 +31,7 @@ type Link interface {
 const (
 	writePatience = 15 * time.Second // a peer that takes nothing for this long is gone
 	fetchPatience = 30 * time.Second // likewise for a file's content
+	clockInterval = time.Minute      // between two words of what time it is
 	morsel        = 16 << 10         // bytes that even a bad line carries in that time
 )
 
@@ -105,6 +106,8 @@ func (s *Syncer) speak(ctx context.Context, c *conversation) error {
 	if err := c.write(s.hello(c)); err != nil {
 		return err
 	}
+	clock := time.NewTicker(clockInterval)
+	defer clock.Stop()
 	for {
 		spoke := false
 		for _, d := range s.directories {
@@ -124,6 +127,10 @@ func (s *Syncer) speak(ctx context.Context, c *conversation) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.stir:
+		case <-clock.C:
+			if err := c.write(wire.Hello{Clock: time.Now().UnixMilli()}); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -173,6 +180,9 @@ func (s *Syncer) listen(c *conversation) error {
 		}
 		switch f := frame.(type) {
 		case wire.Hello:
+			for _, d := range s.directories {
+				d.hearClock(c, time.UnixMilli(f.Clock))
+			}
 			for _, g := range f.Directories {
 				if d := s.directoryFor(g.Directory, c.Peer()); d != nil {
 					d.meet(c, time.UnixMilli(f.Clock), g)
@@ -232,6 +242,15 @@ func (d *Directory) meet(c *conversation, clock time.Time, g wire.Greeting) {
 	d.links[c.Peer()] = c
 	d.r.hello(time.Now(), c.Peer(), clock, g)
 	d.stirLocked()
+}
+
+// hearClock takes what time it is for a peer that was met before.
+func (d *Directory) hearClock(c *conversation, clock time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.links[c.Peer()] == c {
+		d.r.hearClock(time.Now(), c.Peer(), clock)
+	}
 }
 
 func (d *Directory) leave(c *conversation) {

@@ -95,7 +95,9 @@ func (a *Archive) keepOne(from *Root, name string) error {
 		return nil
 	}
 	stamp := nextStamp(kept.versions, time.Now())
-	err = unix.Linkat(int(parent), base, int(dir), stamp, 0) // a symbolic link is linked itself, not followed
+	err = a.root.effect(Effect{Act: ActKeep, Name: shelfOf(name) + "/" + stamp}, func() error {
+		return unix.Linkat(int(parent), base, int(dir), stamp, 0) // a symbolic link is linked itself, not followed
+	})
 	kept.newest = is
 	if cannotLink(err) {
 		err = a.copy(from, name, original, shelfOf(name)+"/"+stamp)
@@ -163,8 +165,9 @@ func (a *Archive) trimOne(name string) error {
 		return err
 	}
 	for _, old := range versions[min(a.keep, len(versions)):] {
-		if err := dir.remove(old); err != nil {
-			return failure("remove", a.root.full(shelfOf(name)+"/"+old), err)
+		place := shelfOf(name) + "/" + old
+		if err := a.root.effect(Effect{Act: ActTrim, Name: place}, func() error { return dir.remove(old) }); err != nil {
+			return failure("remove", a.root.full(place), err)
 		}
 	}
 	return nil
@@ -179,7 +182,8 @@ func (a *Archive) tidy(dir directory, name string) ([]string, error) {
 	for _, base := range names {
 		if IsTemp(base) {
 			// A directory is no copy but the shelf of an oddly named path, and not removed by this.
-			if err := unix.Unlinkat(int(dir), base, 0); err != nil && !errors.Is(err, unix.EISDIR) {
+			err := a.root.effect(Effect{Act: ActTrim, Name: shelfOf(name) + "/" + base}, func() error { return unix.Unlinkat(int(dir), base, 0) })
+			if err != nil && !errors.Is(err, unix.EISDIR) {
 				return nil, err
 			}
 		}

@@ -19,18 +19,20 @@ func (r *Root) MkDir(name string, perm uint32, o Owner) (warn, err error) {
 		return nil, err
 	}
 	defer parent.close()
-	made := true
-	err = unix.Mkdirat(int(parent), base, 0o700)
-	if errors.Is(err, unix.EEXIST) {
-		made, err = false, nil
-	}
-	if err != nil {
-		return nil, failure("make directory", r.full(name), err)
-	}
-	warn, err = parent.adjust(base, perm, o, !r.loose, Directory)
-	if err == nil && made && !r.loose {
-		err = parent.sync()
-	}
+	err = r.effect(Effect{Act: ActMakeDirectory, Name: name, Synced: !r.loose}, func() error {
+		made := true
+		err := unix.Mkdirat(int(parent), base, 0o700)
+		if errors.Is(err, unix.EEXIST) {
+			made, err = false, nil
+		}
+		if err == nil {
+			warn, err = parent.adjust(base, perm, o, !r.loose, Directory)
+		}
+		if err == nil && made && !r.loose {
+			err = parent.sync()
+		}
+		return err
+	})
 	return failure("give away", r.full(name), warn), failure("make directory", r.full(name), err)
 }
 
@@ -43,7 +45,10 @@ func (r *Root) SetMode(name string, perm uint32, o Owner) (warn, err error) {
 		return nil, err
 	}
 	defer parent.close()
-	warn, err = parent.adjust(base, perm, o, !r.loose, File, Directory)
+	err = r.effect(Effect{Act: ActSetMode, Name: name, Synced: !r.loose}, func() (err error) {
+		warn, err = parent.adjust(base, perm, o, !r.loose, File, Directory)
+		return err
+	})
 	return failure("give away", r.full(name), warn), failure("change the mode of", r.full(name), err)
 }
 
@@ -86,7 +91,8 @@ func (r *Root) Remove(name string) error {
 		return err
 	}
 	defer parent.close()
-	if err := parent.remove(base); err != nil && !errors.Is(err, unix.ENOENT) {
+	err = r.effect(Effect{Act: ActRemove, Name: name}, func() error { return parent.remove(base) })
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return failure("remove", r.full(name), err)
 	}
 	return nil
@@ -108,12 +114,17 @@ func (r *Root) SyncDir(name string) error {
 		return err
 	}
 	defer d.close()
-	return failure("sync", r.full(name), d.sync())
+	err = r.effect(Effect{Act: ActSync, Name: name, Synced: true}, d.sync)
+	return failure("sync", r.full(name), err)
 }
 
 // SyncAll makes durable whatever was done on the file systems that hold the root and these directories: one syncfs(2) for each of them, which
 // also waits for what others wrote there. It is for bulk; a few files are cheaper one by one.
 func (r *Root) SyncAll(dirs ...string) error {
+	return r.effect(Effect{Act: ActSyncAll, Synced: true}, func() error { return r.syncAll(dirs) })
+}
+
+func (r *Root) syncAll(dirs []string) error {
 	err := r.hold.use(func(top directory) error { return retrying(func() error { return unix.Syncfs(int(top)) }) })
 	if err != nil {
 		return failure("sync", r.path, err)
@@ -178,10 +189,12 @@ func (r *Root) SetAside(name, suffix string) (string, error) {
 		return "", err
 	}
 	defer parent.close()
-	err = unix.Renameat2(int(parent), base, int(parent), base+suffix, unix.RENAME_NOREPLACE)
-	if err == nil {
-		err = parent.sync()
-	}
+	err = r.effect(Effect{Act: ActSetAside, Name: name, Synced: true}, func() error {
+		if err := unix.Renameat2(int(parent), base, int(parent), base+suffix, unix.RENAME_NOREPLACE); err != nil {
+			return err
+		}
+		return parent.sync()
+	})
 	return name + suffix, failure("set aside", r.full(name), err)
 }
 

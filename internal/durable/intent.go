@@ -30,7 +30,11 @@ const (
 // to do again what was done already.
 //
 // An Intent is for one goroutine at a time, and its file for one Intent.
-type Intent struct{ f *os.File }
+type Intent struct {
+	f    *os.File
+	root *Root
+	name string
+}
 
 // OpenIntent opens the intent at name, or makes an empty one that only this user can read.
 func OpenIntent(root *Root, name string) (*Intent, error) {
@@ -39,14 +43,18 @@ func OpenIntent(root *Root, name string) (*Intent, error) {
 		return nil, err
 	}
 	defer parent.close()
-	fd, err := parent.openat(base, unix.O_RDWR|unix.O_CREAT, 0o600)
+	var fd int
+	err = root.effect(Effect{Act: ActOpen, Name: name, Synced: true}, func() (err error) {
+		fd, err = parent.openat(base, unix.O_RDWR|unix.O_CREAT, 0o600)
+		return err
+	})
 	if errors.Is(err, unix.ELOOP) {
 		err = fmt.Errorf("%w: a symbolic link, which is not followed", ErrKind)
 	}
 	if err != nil {
 		return nil, failure("open", root.full(name), err)
 	}
-	i := &Intent{f: os.NewFile(uintptr(fd), root.full(name))}
+	i := &Intent{f: os.NewFile(uintptr(fd), root.full(name)), root: root, name: name}
 	if err := parent.sync(); err != nil {
 		return nil, errors.Join(failure("sync", root.full(dirOf(name)), err), i.Close())
 	}
@@ -63,7 +71,13 @@ func (i *Intent) Write(payload []byte, sync bool) error {
 	binary.BigEndian.PutUint32(record[len(intentMagic):], uint32(len(payload)))
 	sum := intentSum(record[:intentPrefix], payload)
 	copy(record[intentPrefix:], sum[:])
-	if _, err := i.f.WriteAt(append(record, payload...), 0); err != nil {
+	return i.root.effect(Effect{Act: ActWriteIntent, Name: i.name, Synced: sync}, func() error {
+		return i.write(append(record, payload...), sync)
+	})
+}
+
+func (i *Intent) write(record []byte, sync bool) error {
+	if _, err := i.f.WriteAt(record, 0); err != nil {
 		return fmt.Errorf("cannot record an intent: %w", err)
 	}
 	if !sync {

@@ -19,6 +19,8 @@ type Root struct {
 	hold   *hold // shared with what Loose returns, as the spares are
 	spares *spares
 	loose  bool // see Loose
+
+	interposer Interposer // see Interpose
 }
 
 // OpenRoot opens dir, which must be a directory already; dir itself may be reached through symbolic links.
@@ -224,7 +226,11 @@ func (r *Root) walk(parts []string, missing making) (directory, error) {
 	for i, part := range parts {
 		next, err := at.child(part)
 		if missing != never && errors.Is(err, unix.ENOENT) {
-			next, err = at.make(part, missing, !r.loose)
+			e := Effect{Act: ActMakeDirectory, Name: strings.Join(parts[:i+1], "/"), Synced: !r.loose}
+			err = r.effect(e, func() error {
+				next, err = at.make(part, missing, !r.loose)
+				return err
+			})
 		}
 		at.close()
 		if err != nil {

@@ -55,7 +55,11 @@ func (r *Root) Prepare(dir string, size int64) error {
 		return failure("examine", r.full(dir), err)
 	}
 	s := spare{dir: at, size: max((size+blockSize-1)/blockSize, 1) * blockSize}
-	if s.fd, err = d.unnamed(s.size); err != nil {
+	err = r.effect(Effect{Act: ActPrepare, Name: dir}, func() (err error) {
+		s.fd, err = d.unnamed(s.size)
+		return err
+	})
+	if err != nil {
 		return failure("prepare a file in", r.full(dir), err)
 	}
 	r.spares.put(s)

@@ -68,18 +68,21 @@ func (r *Root) stage(name, token string, v Version, mtime int64, content io.Read
 	}
 	defer parent.close()
 	v.Volatile = v.Volatile || r.loose
-	switch v.Kind {
-	case File:
-		if s, ready := r.spares.take(parent); ready {
-			warn, err = parent.stageSpare(s, tempPrefix+token, v, mtime, content, r.full(name))
-		} else {
-			warn, err = parent.stageFile(tempPrefix+token, v, mtime, content, r.full(name))
+	err = r.effect(Effect{Act: ActStage, Name: name, Token: token, Synced: !v.Volatile}, func() (err error) {
+		switch v.Kind {
+		case File:
+			if s, ready := r.spares.take(parent); ready {
+				warn, err = parent.stageSpare(s, tempPrefix+token, v, mtime, content, r.full(name))
+			} else {
+				warn, err = parent.stageFile(tempPrefix+token, v, mtime, content, r.full(name))
+			}
+		case Symlink:
+			warn, err = parent.stageLink(tempPrefix+token, v, mtime)
+		default:
+			err = fmt.Errorf("%w: a %s cannot be staged", ErrKind, v.Kind)
 		}
-	case Symlink:
-		warn, err = parent.stageLink(tempPrefix+token, v, mtime)
-	default:
-		err = fmt.Errorf("%w: a %s cannot be staged", ErrKind, v.Kind)
-	}
+		return err
+	})
 	if err != nil {
 		return nil, failure("stage", r.full(name), err)
 	}
@@ -243,7 +246,8 @@ func (r *Root) Place(name, token string) error {
 		return err
 	}
 	defer parent.close()
-	return failure("replace", r.full(name), parent.place(tempPrefix+token, base, r.full(name)))
+	err = r.effect(Effect{Act: ActPlace, Name: name, Token: token}, func() error { return parent.place(tempPrefix+token, base, r.full(name)) })
+	return failure("replace", r.full(name), err)
 }
 
 func (d directory) place(temp, base, full string) error {
@@ -347,7 +351,8 @@ func (r *Root) CleanTemps(name string, keep func(token string) bool) error {
 		if !isTemp || keep != nil && keep(token) {
 			continue
 		}
-		if err := d.remove(base); err != nil && !errors.Is(err, unix.ENOENT) {
+		err := r.effect(Effect{Act: ActRemove, Name: path.Join(name, base)}, func() error { return d.remove(base) })
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			failed = append(failed, failure("remove", r.full(name)+"/"+base, err))
 		}
 	}

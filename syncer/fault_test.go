@@ -1,0 +1,179 @@
+package syncer
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"certswarm/syncer/index"
+
+	"golang.org/x/sys/unix"
+)
+
+func refused(d *Directory) (paths []string) {
+	for _, f := range d.Status().Faults {
+		if f.Code == NameRefused {
+			paths = append(paths, f.Path)
+		}
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+// What cannot be replicated is said and left alone, the rest goes on; and it is said for as long as it is there.
+func TestWhatIsRefusedIsSaidWhileItIsThere(t *testing.T) {
+	d := openAlone(t)
+	at := func(name string) string { return filepath.Join(d.Path, name) }
+	socket, err := net.Listen("unix", at("socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	for _, err := range []error{
+		os.MkdirAll(at("dir/sub"), 0o755),
+		unix.Mkfifo(at("fifo"), 0o600), unix.Mkfifo(at("dir/sub/fifo"), 0o600), unix.Mkfifo(at("dir/fifo"), 0o600),
+		os.Symlink("../outside", at("escaping")), os.Symlink("/etc/passwd", at("dir/absolute")),
+		os.WriteFile(at("setuid"), []byte("program"), 0o755), os.Chmod(at("setuid"), 0o755|os.ModeSetuid),
+		os.Chmod(at("dir/sub"), 0o755|os.ModeSticky),
+		os.WriteFile(at("dir/plain"), []byte("plain"), 0o644),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.lookAt(nil, true, postponed{})
+	want := []string{"dir/absolute", "dir/fifo", "dir/sub", "dir/sub/fifo", "escaping", "fifo", "setuid", "socket"}
+	if got := refused(d); !slices.Equal(got, want) {
+		t.Errorf("refused are %v, not %v", got, want)
+	}
+	for path, perm := range map[string]index.Perm{"dir/plain": 0o644, "setuid": 0o755} {
+		e := d.Lookup(index.MustPath(path))
+		if e == nil {
+			t.Errorf("%s is not replicated", path)
+		} else if f := e.Content.(index.File); f.Perm != perm {
+			t.Errorf("%s travels with %o", path, f.Perm)
+		}
+	}
+	for _, path := range []string{"fifo", "escaping", "socket", "dir/absolute"} {
+		if d.Lookup(index.MustPath(path)) != nil {
+			t.Errorf("%s is replicated", path)
+		}
+	}
+
+	for _, change := range []struct {
+		make func() error
+		seen []string // what a hint names
+		left []string
+	}{
+		{func() error { return os.Remove(at("fifo")) }, []string{"fifo"},
+			[]string{"dir/absolute", "dir/fifo", "dir/sub", "dir/sub/fifo", "escaping", "setuid", "socket"}},
+		{func() error { return os.Chmod(at("setuid"), 0o755) }, []string{"setuid"},
+			[]string{"dir/absolute", "dir/fifo", "dir/sub", "dir/sub/fifo", "escaping", "socket"}},
+		{func() error { return os.RemoveAll(at("dir/sub")) }, []string{"dir/sub"}, []string{"dir/absolute", "dir/fifo", "escaping", "socket"}},
+		{func() error { return os.Remove(at("dir/fifo")) }, []string{"dir"}, []string{"dir/absolute", "escaping", "socket"}},
+		{func() error { return os.Remove(at("escaping")) }, []string{"dir/plain"}, []string{"dir/absolute", "escaping", "socket"}}, // not looked at
+		{func() error { return os.WriteFile(at("escaping"), nil, 0o600) }, []string{"escaping"}, []string{"dir/absolute", "socket"}},
+		{func() error { return os.RemoveAll(at("dir")) }, []string{"dir"}, []string{"socket"}},
+		{socket.Close, nil, nil},
+	} {
+		if err := change.make(); err != nil {
+			t.Fatal(err)
+		}
+		var paths []index.Path
+		for _, seen := range change.seen {
+			paths = append(paths, index.MustPath(seen))
+		}
+		d.lookAt(paths, len(paths) == 0, postponed{})
+		if got := refused(d); !slices.Equal(got, change.left) {
+			t.Errorf("after a look at %v refused are %v, not %v", change.seen, got, change.left)
+		}
+	}
+}
+
+// What a survey could not look into may be there.
+func TestWhatASurveyShowsToBeGone(t *testing.T) {
+	path := index.MustPath
+	s := newScan()
+	s.Looked = []index.Path{path("gone"), path("file"), path("unread"), path("closed"), path("dir"), path("dir/here"), path("there")}
+	s.Listed = []index.Path{path("dir")}
+	s.Found = map[index.Path]index.Found{
+		path("file"):     {Content: index.File{}},
+		path("unread"):   {Held: true},
+		path("closed"):   {Content: index.Directory{}}, // it could not be listed
+		path("dir"):      {Content: index.Directory{}},
+		path("dir/here"): {Content: index.File{}},
+		path("there"):    {Content: index.Directory{}}, // looked at, and not into
+	}
+	for p, want := range map[string]bool{
+		"gone": true, "gone/below": true, "file": false, "file/below/it": true, "unread": false, "unread/below": false, "closed/below": false,
+		"dir": false, "dir/here": false, "dir/not": true, "dir/not/below": true, "dir/here/below": true, "there/below": false, "elsewhere": false,
+	} {
+		if gone := s.isGone(path(p), setOfPaths(s.Looked), setOfPaths(s.Listed)); gone != want {
+			t.Errorf("%s is gone: %v", p, gone)
+		}
+	}
+}
+
+// A file that somebody gave to whom it was to be given is no problem any more.
+func TestOwnershipThatWasMended(t *testing.T) {
+	d := openAlone(t)
+	publish(t, d, "a")
+	p := index.MustPath("a")
+	d.mu.Lock()
+	d.noteOwnershipLocked(p, os.ErrPermission)
+	e := *d.r.x.Live(p)
+	f := e.Content.(index.File)
+	f.Owner = "nobody-of-this-name"
+	e.Content = f
+	e.Stamp.HLC++
+	d.r.x.Merge(&e)
+	d.mu.Unlock()
+	d.lookAt([]index.Path{p}, false, postponed{})
+	if fault(d, OwnershipFailed) == nil {
+		t.Fatal("forgotten although the file is still another's")
+	}
+	d.mu.Lock()
+	again := e
+	f.Owner = d.disk.owners.user(os.Geteuid())
+	again.Content = f
+	again.Stamp.HLC++
+	d.r.x.Merge(&again)
+	d.mu.Unlock()
+	d.lookAt([]index.Path{p}, false, postponed{})
+	if f := fault(d, OwnershipFailed); f != nil {
+		t.Errorf("still said: %s", f.Text)
+	}
+}
+
+// What inotify was told to watch it knows no longer than it is there.
+func TestInotifyForgetsWhatIsGone(t *testing.T) {
+	base := t.TempDir()
+	watcher, err := NewInotify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Close()
+	n := watcher.(*inotify)
+	dir := filepath.Join(base, "dir")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, add := range []string{base, dir} {
+		if err := watcher.Add(add); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	for hint := range watcher.Hints() {
+		if hint.Path == dir {
+			break
+		}
+	}
+	if n.watched(dir) || !n.watched(base) {
+		t.Errorf("%v are known", n.dirs)
+	}
+}
