@@ -27,7 +27,7 @@ endef
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## run a fleet on this machine: agents, nginx, a CA (NODES=n; HOLD=1 keeps it up)
@@ -66,6 +66,13 @@ check: lint test race ## lint, test and race
 .PHONY: bench
 bench: ## run the benchmarks (BENCH=pattern, BENCHTIME=1s)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem $(PKG)
+
+.PHONY: bench-peers
+bench-peers: ## put the same work on certswarm, Syncthing and rsync, here and now (ONLY=pattern, ROUNDS=3); installs the two
+	@.ci/deps bench
+	@mkdir -p bin
+	@$(GO) build -o bin/versus ./testnet/versus
+	@bin/versus -dir bin $(if $(ONLY),-only '$(ONLY)') $(if $(ROUNDS),-rounds $(ROUNDS))
 
 .PHONY: cover
 cover: ## measure what the tests reach; the page is bin/cover.html

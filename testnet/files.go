@@ -145,7 +145,7 @@ func (f *Fleet) Tree(i int) map[string]string {
 		if err != nil {
 			return err
 		}
-		tree[below], err = describe(p)
+		tree[below], err = Describe(p)
 		return err
 	})
 	if err != nil {
@@ -154,7 +154,7 @@ func (f *Fleet) Tree(i int) map[string]string {
 	return tree
 }
 
-func describe(p string) (string, error) {
+func Describe(p string) (string, error) {
 	info, err := os.Lstat(p)
 	if err != nil {
 		return "", err

@@ -79,23 +79,32 @@ func (n *network) setLoss(share float64) {
 // endpoint is a socket and the cable that it hangs on.
 type endpoint struct {
 	net.PacketConn
+	mute   func() bool // whoever sends has no power any more
 	unplug func()
 	once   sync.Once
 }
 
-// listen puts a socket on the network; closing it takes it off again.
-func (n *network) listen(address string) (net.PacketConn, error) {
+// listen puts a socket on the network; closing it takes it off again. What is sent while it is mute goes nowhere; what is on its way arrives.
+func (n *network) listen(address string, mute func() bool) (net.PacketConn, error) {
 	link := simnet.Simnet{Router: &n.router}
 	conn := link.NewEndpoint(net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address)), simnet.NodeBiDiLinkSettings{Latency: n.latency})
 	if err := link.Start(); err != nil {
 		return nil, err
 	}
 	n.plug(address, true)
-	return &endpoint{PacketConn: conn, unplug: func() {
+	return &endpoint{PacketConn: conn, mute: mute, unplug: func() {
 		n.plug(address, false)
 		conn.Close() // before its link, which may be handing it a packet
 		link.Close()
 	}}, nil
+}
+
+// WriteTo implements net.PacketConn.
+func (e *endpoint) WriteTo(packet []byte, to net.Addr) (int, error) {
+	if e.mute() {
+		return len(packet), nil
+	}
+	return e.PacketConn.WriteTo(packet, to)
 }
 
 // Close implements net.PacketConn.

@@ -22,6 +22,7 @@ import (
 	"certswarm/internal/agent/config"
 	"certswarm/internal/fleet"
 	"certswarm/internal/peer"
+	"certswarm/syncer"
 )
 
 // node is one machine: its disk, which outlives its agents, and the agent that runs on it.
@@ -31,8 +32,10 @@ type node struct {
 	address string
 	ears    ears
 	log     log
+	disk    disk
 
-	agent  *agent.Agent // nil while it is down
+	agent  *agent.Agent        // nil while it is down
+	dirs   []*syncer.Directory // of the agent
 	cancel context.CancelFunc
 	ended  chan error
 }
@@ -47,6 +50,7 @@ const identityFile = "identity.pem"
 // newNode makes a node's disk. Its key follows from its number, for keys decide ties.
 func newNode(i int, base string) (*node, error) {
 	n := &node{base: base, address: fmt.Sprintf("10.0.%d.%d:7443", i/250, i%250+1)}
+	n.disk.of(n)
 	for _, dir := range []string{n.state(), n.files()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
@@ -71,8 +75,10 @@ func (n *node) start(network *network, adjust func(*agent.Edges)) error {
 	}
 	ready := make(chan struct{})
 	edges := agent.Edges{
-		ListenPacket:  func(string) (net.PacketConn, error) { return network.listen(n.address) },
+		ListenPacket:  func(string) (net.PacketConn, error) { return network.listen(n.address, n.disk.isDead) },
 		Watch:         n.ears.watch,
+		Disk:          n.disk.interpose,
+		Opened:        func(dirs []*syncer.Directory) { n.dirs = dirs },
 		ListenControl: newSilent,
 		ListenHTTP01:  newSilent,
 		Ready:         func() { close(ready) },

@@ -135,6 +135,20 @@ func TestHalvesArriveTogether(t *testing.T) {
 	}
 }
 
+// Some programs remove the old file before they write the new one. The half that is missing for a moment is no reason to let the other go.
+func TestAHalfIsRemovedAndWrittenAnew(t *testing.T) {
+	tell(t, func(s *site) {
+		p := newPair(s.t)
+		s.Write(0, s.chain, p.chain)
+		s.pass(5 * time.Millisecond)
+		s.Remove(0, s.key)
+		s.pass(20 * time.Millisecond)
+		s.Write(0, s.key, p.key)
+		s.pass(7 * time.Millisecond)
+		s.expect(p)
+	})
+}
+
 func TestANewPairArrivesTogether(t *testing.T) {
 	story(t, three, func(t *testing.T, f *testnet.Fleet) {
 		p := newPair(t)
@@ -314,6 +328,36 @@ func TestCertbotRenews(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Links of one directory that are moved shortly after each other arrive together, whatever they are called; and not too late either.
+func TestLinksMoveTogether(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		p := newPair(t)
+		f.Write(0, "archive/a.pem", p.chain)
+		f.Mkdir(0, "live")
+		f.Settle()
+		there := func(name string) bool { _, ok := f.Read(1, name); return ok }
+		f.Symlink(0, "../archive/a.pem", "live/one.crt")
+		f.Advance(30 * time.Millisecond)
+		f.Symlink(0, "../archive/a.pem", "live/two.crt")
+		for range 100 {
+			f.Advance(time.Millisecond)
+			if there("live/one.crt") != there("live/two.crt") {
+				t.Fatalf("one: %v, two: %v", there("live/one.crt"), there("live/two.crt"))
+			}
+		}
+		if !there("live/one.crt") {
+			t.Error("fe2 has neither")
+		}
+		for i := range 60 { // one that never rests
+			if i == 51 && !there("live/restless-0.crt") {
+				t.Error("after more than a second fe2 has none of the links")
+			}
+			f.Symlink(0, "../archive/a.pem", fmt.Sprintf("live/restless-%d.crt", i))
+			f.Advance(20 * time.Millisecond)
+		}
+	})
 }
 
 // A link goes after what it leads to, also where that is a directory.

@@ -94,7 +94,7 @@ func (f *Fleet) AssertSame() {
 			}
 			continue
 		}
-		for _, difference := range differences(tree, f.Tree(i)) {
+		for _, difference := range Differences(tree, f.Tree(i)) {
 			f.t.Errorf("%s and %s differ: %s", name(first), name(i), difference)
 		}
 		for k, d := range f.Status(i).Directories {
@@ -105,7 +105,7 @@ func (f *Fleet) AssertSame() {
 	}
 }
 
-func differences(a, b map[string]string) (out []string) {
+func Differences(a, b map[string]string) (out []string) {
 	for p := range a {
 		switch is, ok := b[p]; {
 		case !ok:

@@ -123,12 +123,16 @@ func (f *Fleet) configOf(i int) string {
 // Start runs a node that is down.
 func (f *Fleet) Start(i int) {
 	f.t.Helper()
-	if err := f.nodes[i].start(f.net, func(edges *agent.Edges) {
+	if err := f.nodes[i].start(f.net, f.adjust(i)); err != nil {
+		f.t.Fatalf("%s does not start: %v", name(i), err)
+	}
+}
+
+func (f *Fleet) adjust(i int) func(*agent.Edges) {
+	return func(edges *agent.Edges) {
 		if f.options.Edges != nil {
 			f.options.Edges(i, edges)
 		}
-	}); err != nil {
-		f.t.Fatalf("%s does not start: %v", name(i), err)
 	}
 }
 

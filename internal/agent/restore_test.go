@@ -25,8 +25,16 @@ import (
 
 const www = "www.example.com"
 
-// pair returns a key and a certificate for it, in PEM.
+const days = 24 * time.Hour
+
+// pair returns a key and a new certificate for it, in PEM.
 func pair(t *testing.T, serial int64) (key, certificate string) {
+	t.Helper()
+	return pairWith(t, serial, 90*days)
+}
+
+// pairWith is pair for a certificate that has so much left of a life of 90 days.
+func pairWith(t *testing.T, serial int64, left time.Duration) (key, certificate string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -34,7 +42,7 @@ func pair(t *testing.T, serial int64) (key, certificate string) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: www}, DNSNames: []string{www},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour),
+		NotBefore: time.Now().Add(left - 90*days), NotAfter: time.Now().Add(left),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
@@ -315,11 +323,11 @@ func TestWhoMayNotRestoreIsToldWhoMay(t *testing.T) {
 }
 
 // twoGenerations returns a fleet that has adopted a certificate as the first generation, with serial 10, and beside which a second one lies
-// that fits the declaration too, with serial 11.
+// that fits the declaration too, with serial 11. The first is due five minutes from now.
 func twoGenerations(t *testing.T, options testnet.Options) *testnet.Fleet {
 	t.Helper()
 	f := testnet.NewDown(t, options)
-	key, certificate := pair(t, 0x10)
+	key, certificate := pairWith(t, 0x10, 30*days+5*time.Minute)
 	for file, text := range map[string]string{"privkey.pem": key, "fullchain.pem": certificate} {
 		place := f.Path(0, "live/"+www+"/"+file)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(place), 0o755), os.WriteFile(place, []byte(text), 0o600)); err != nil {
@@ -363,12 +371,13 @@ func TestARollBackIsTheFleets(t *testing.T) {
 			t.Fatalf("%+v, %v", forth, err)
 		}
 		inForce(2)
+		f.Advance(10 * time.Minute)
 		back, err := f.Agent(0).RollBack(t.Context(), www, 0)
 		if err != nil || back.Generation != 1 || back.Previous != 2 || back.Serial != "10" || back.NotAfter.IsZero() {
 			t.Fatalf("%+v, %v", back, err)
 		}
 		inForce(1)
-		f.Advance(15 * time.Minute) // the plan is made again meanwhile
+		f.Advance(15 * time.Minute) // the plan is made again meanwhile, and by its age the first is overdue
 		inForce(1)
 		if again, err := f.Agent(0).RollBack(t.Context(), www, 1); err != nil || again.Previous != again.Generation {
 			t.Errorf("%+v, %v", again, err)

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"certswarm/internal/fleet"
@@ -178,31 +180,33 @@ func TestARolledBackRefusalIsNoProblemAnyMore(t *testing.T) {
 	if err := l.dir.Root().ReplaceSymlink(liveDir+"/"+site, generationLink(site, 1)); err != nil {
 		t.Fatal(err)
 	}
-	h := &house{store: l, log: slog.New(slog.DiscardHandler), changed: newBroadcast()}
-	h.findings.init()
-	h.findings.problems["nginx-test-failed "+site] = finding{Problem: nginx.Problem{Code: nginx.TestFailed, Name: site, Text: "nginx refuses generation 2"}}
-	a := applied{make(chan []nginx.Install, 9)}
-	reported := make(chan struct{}, 9)
-	h.keeper = nginx.NewKeeper(a, func(r nginx.Report) { h.noteReport(r); reported <- struct{}{} })
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { h.keeper.Run(ctx); close(done) }()
-	defer func() { cancel(); <-done }()
-
-	h.pursueWishes(false, false)
-	if installs := <-a.installs; len(installs) != 1 || installs[0].Generation != 1 {
-		t.Fatalf("%+v", installs)
-	}
-	<-reported
-	if h.findings.refused(site) {
-		t.Errorf("%+v", h.findings.problems)
-	}
-	h.pursueWishes(false, false)
-	select {
-	case installs := <-a.installs:
-		t.Errorf("and again: %+v", installs)
-	default:
-	}
+	synctest.Test(t, func(t *testing.T) {
+		h := &house{store: l, log: slog.New(slog.DiscardHandler), changed: newBroadcast()}
+		h.findings.init()
+		h.findings.problems["nginx-test-failed "+site] = finding{Problem: nginx.Problem{Code: nginx.TestFailed, Name: site, Text: "nginx refuses generation 2"}}
+		a := applied{make(chan []nginx.Install, 9)}
+		h.keeper = nginx.NewKeeper(a, h.noteReport)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { h.keeper.Run(ctx) })
+		for round, want := range []int{1, 0} {
+			h.pursueWishes(false, false)
+			time.Sleep(time.Minute)
+			if len(a.installs) != want {
+				t.Fatalf("round %d: nginx was asked %d times, not %d", round, len(a.installs), want)
+			}
+			for range want {
+				if installs := <-a.installs; len(installs) != 1 || installs[0].Generation != 1 {
+					t.Errorf("%+v", installs)
+				}
+			}
+			if h.findings.refused(site) {
+				t.Errorf("%+v", h.findings.problems)
+			}
+		}
+		cancel()
+		running.Wait()
+	})
 }
 
 func TestCopyVersion(t *testing.T) {

@@ -18,10 +18,16 @@ peers:
   - name: {{q .Name}}
     id: {{q .ID}}
     addresses: [{{q .Address}}]
+{{- with index $.Config.Roles .Name}}
+    roles: [{{q .}}]
+{{- end}}
 {{- end}}
 directories:
   - name: certs
     path: {{q .Node.Certs}}
+{{- range .Config.Directory}}
+    {{.}}
+{{- end}}
 {{- if .Config.Names}}
 acme:
   directory: {{q .Directory}}
@@ -30,6 +36,9 @@ acme:
   accept_terms: true
   http01_address: {{q .Node.HTTP}}
   http01_socket: {{q .Node.FrontEndConfig.Socket}}
+{{- range .Config.ACME}}
+  {{.}}
+{{- end}}
 certificates:
   - name: {{q (index .Config.Names 0)}}
     names:

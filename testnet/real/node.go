@@ -31,6 +31,9 @@ type Node struct {
 	ConfigFile string
 	Log        *Log
 
+	// Launch, where it is not nil, may change how the agent is started: as whom, with what rights, seeing what.
+	Launch func(*exec.Cmd)
+
 	FrontEnd       *frontend.Frontend // nil without certificates
 	FrontEndConfig frontend.Config
 	FrontEndPaths  frontend.Paths
@@ -74,7 +77,12 @@ func (f *Fleet) newNode(ctx context.Context, name, address string) (*Node, error
 }
 
 // Peer is the node as a member of a roster.
-func (n *Node) Peer() Peer { return Peer{n.Name, n.ID, n.Listen()} }
+func (n *Node) Peer() Peer {
+	if relay := n.fleet.Relay; relay != nil {
+		return Peer{n.Name, n.ID, relay.address(n)}
+	}
+	return Peer{n.Name, n.ID, n.Listen()}
+}
 
 // Listen is where the agent awaits its peers (UDP).
 func (n *Node) Listen() string { return net.JoinHostPort(n.Address, strconv.Itoa(n.fleet.ports.peer)) }
@@ -109,6 +117,9 @@ func (n *Node) Start(ctx context.Context) error {
 	// A process group of its own: a Ctrl-C on the terminal reaches only us, who end things in order. And no agent
 	// outlives us, however we end.
 	agent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if n.Launch != nil {
+		n.Launch(agent)
+	}
 	if err := agent.Start(); err != nil {
 		return fmt.Errorf("%s: %w", n.Name, err)
 	}

@@ -23,6 +23,7 @@ import (
 // Config is what a fleet is made of.
 type Config struct {
 	Binary    string   // the certswarm program; see Build
+	Dir       string   // where the fleet's own directory is made; empty: where temporary files are
 	Addresses []string // one node each; the first is the first issuer, hence the holder of the lease
 	Cluster   string   // empty: testnet
 	Prefix    string   // nodes are called PREFIX1, PREFIX2, ...; empty: fe
@@ -33,6 +34,12 @@ type Config struct {
 	Names    []string
 	Broken   map[string]bool // nodes whose front-end answers 404 where the CA looks
 	FrontEnd string          // nginx; "": that of this machine, or the stand-in if there is none; or frontend.Standin
+
+	Roles     map[string]string // by a node's name: what is not an issuer
+	Directory []string          // further lines of the directory's configuration, such as "max_delete: 20%"
+	ACME      []string          // and of acme:
+	Relayed   bool              // the nodes reach each other by way of Fleet.Relay
+	Before    func(*Node) error // what is done on a node before its agent starts for the first time; nil: nothing
 }
 
 // Fleet is a running fleet. Its owner calls Stop. All but its nodes' logs belongs to one goroutine.
@@ -40,6 +47,7 @@ type Fleet struct {
 	Dir   string // everything that the fleet writes is in it
 	Nodes []*Node
 	CA    *ca.CA // nil without certificates
+	Relay *Relay // nil unless Config.Relayed
 
 	config  Config
 	ports   ports
@@ -112,7 +120,7 @@ func Start(ctx context.Context, c Config) (f *Fleet, err error) {
 			err = errors.Join(err, f.Stop(), f.Remove())
 		}
 	}()
-	if f.Dir, err = os.MkdirTemp("", "certswarm-"); err != nil {
+	if f.Dir, err = os.MkdirTemp(c.Dir, "certswarm-"); err != nil {
 		return f, err
 	}
 	if f.ports, err = freePorts(c.Addresses); err != nil {
@@ -132,6 +140,16 @@ func Start(ctx context.Context, c Config) (f *Fleet, err error) {
 			return f, err
 		}
 		f.Nodes = append(f.Nodes, n)
+	}
+	if c.Relayed {
+		if f.Relay, err = newRelay(f.Nodes); err != nil {
+			return f, err
+		}
+	}
+	if c.Before != nil {
+		if err := f.each(func(n *Node, _ context.Context) error { return c.Before(n) }, ctx); err != nil {
+			return f, err
+		}
 	}
 	if err := f.WriteConfigs(f.Roster()); err != nil {
 		return f, err
@@ -183,6 +201,9 @@ func (f *Fleet) Stop() error {
 		}
 	}
 	err := f.each(func(n *Node, _ context.Context) error { return n.Stop() }, context.Background())
+	if f.Relay != nil {
+		f.Relay.stop()
+	}
 	if f.CA != nil {
 		err = errors.Join(err, f.CA.Close())
 		f.closeCA()
