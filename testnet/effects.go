@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 	"time"
 
@@ -53,7 +54,7 @@ type disk struct {
 	trace   []durable.Effect // guarded by mu: since it was armed
 	struck  *durable.Effect  // guarded by mu
 	hits    int              // guarded by mu
-	dead    bool             // guarded by mu: the process is only waiting to be buried
+	dead    atomic.Bool      // the process is only waiting to be buried; set under mu
 	losses  losses           // guarded by mu: what a power cut may take
 	look    func(durable.Effect)
 	delayed time.Duration
@@ -61,11 +62,7 @@ type disk struct {
 
 func (d *disk) of(n *node) { d.node = n }
 
-func (d *disk) isDead() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.dead
-}
+func (d *disk) isDead() bool { return d.dead.Load() }
 
 // errDead is what a process hears that does not know yet that it has ended. It looks like a full disk, for which nobody throws anything away.
 var errDead = fmt.Errorf("the process has been killed: %w", unix.ENOSPC)
@@ -80,13 +77,15 @@ func (d *disk) interpose(e durable.Effect, do func() error) error {
 	}
 	d.dawdle(e)
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.dead {
+	if d.dead.Load() {
+		d.mu.Unlock()
 		return errDead
 	}
-	if !d.armed {
+	if !d.armed { // what is staged may have to come over the network first
+		d.mu.Unlock()
 		return do()
 	}
+	defer d.mu.Unlock()
 	n := len(d.trace)
 	d.trace = append(d.trace, e)
 	if d.fault != nil && (d.struck == nil && n == d.fault.Effect || d.struck != nil && d.hits < d.fault.Times && alike(*d.struck, e)) {
@@ -150,7 +149,7 @@ func (d *disk) strike(e durable.Effect, do func() error) error {
 	case Torn:
 		d.losses.tear(e, do)
 	}
-	d.dead = true
+	d.dead.Store(true)
 	return errDead
 }
 
@@ -218,7 +217,7 @@ func (f *Fleet) PullPlug(i int, survive float64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fault = &Fault{Outcome: PowerCut, Survive: survive}
-	d.dead = true
+	d.dead.Store(true)
 }
 
 // Bury clears away a process that a fault has killed, and takes from the disk what the power cut took if it was one. The node is down then.
@@ -242,7 +241,8 @@ func (f *Fleet) Bury(i int) {
 	if err := d.losses.forget(); err != nil {
 		f.t.Fatal(err)
 	}
-	d.dead, d.armed, d.fault, d.look = false, false, nil, nil
+	d.armed, d.fault, d.look = false, nil, nil
+	d.dead.Store(false)
 }
 
 // TryStart starts a node that a fault may kill while it starts, or keep from it. It reports whether the node is up.

@@ -215,10 +215,8 @@ func (l *losses) tear(e durable.Effect, do func() error) {
 			half := len(after) / 2
 			_ = os.WriteFile(full, append(after[:half:half], before[min(half, len(before)):]...), 0o600)
 		}
-	case e.Act == durable.ActMakeDirectory && err != nil:
-		if do() == nil {
-			_ = os.Chmod(full, 0o700)
-		}
+	case e.Act == durable.ActMakeDirectory && err != nil: // it has its name last
+		_ = os.Mkdir(filepath.Join(filepath.Dir(full), ".certswarm-torn"), 0o700)
 	case e.Act == durable.ActPlace && err == nil && info.IsDir():
 		if do() == nil && !strings.HasSuffix(full, "/") {
 			_ = os.Mkdir(tempOf(e), info.Mode().Perm()) // between the exchange and the removal

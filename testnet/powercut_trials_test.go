@@ -3,6 +3,7 @@ package testnet_test
 import (
 	"fmt"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -11,9 +12,19 @@ import (
 	"certswarm/syncer/index"
 )
 
+// put brings a file by a rename from outside, so that nobody is told of a draft of it.
+func (s *stage) put(file, content string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.Path(0, "../draft"), []byte(content), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	s.Mkdir(0, path.Dir(file))
+	s.Rename(0, "../draft", file)
+}
+
 func (s *stage) putPair(dir string, p pair) {
-	s.Write(0, dir+"privkey.pem", p.key)
-	s.Write(0, dir+"fullchain.pem", p.chain)
+	s.put(dir+"privkey.pem", p.key)
+	s.put(dir+"fullchain.pem", p.chain)
 }
 
 // putGeneration writes a generation as an ACME client does that keeps a directory for each.
@@ -27,7 +38,7 @@ func (s *stage) putLinks(n int) {
 	p := s.script.pairs[n-1]
 	s.Mkdir(0, "live/site")
 	for file, text := range map[string]string{"privkey": p.key, "fullchain": p.chain} {
-		s.Write(0, fmt.Sprintf("archive/site/%s%d.pem", file, n), text)
+		s.put(fmt.Sprintf("archive/site/%s%d.pem", file, n), text)
 	}
 	for _, file := range []string{"privkey", "fullchain"} {
 		s.Symlink(0, fmt.Sprintf("../../archive/site/%s%d.pem", file, n), "live/site/"+file+".pem")
