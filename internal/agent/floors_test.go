@@ -42,7 +42,8 @@ var rooms = []room{
 	{pattern: "syncer", may: []string{"internal/fleet", "internal/durable", "syncer/index", "syncer/wire"}, why: strangers},
 	{pattern: "acmeclient", may: []string{"internal/fleet", "internal/durable"}, tests: []string{"testnet/ca"}, why: strangers},
 	{pattern: "nginx", may: []string{"internal/fleet", "internal/durable"}, tests: []string{"testnet/ca", "testnet/frontend"}, why: strangers},
-	{pattern: "internal/lease", may: []string{"internal/fleet", "internal/durable"}, why: strangers},
+	{pattern: "internal/lease/rules", may: []string{"internal/fleet"}, why: "who may act is decided without disk, network or clock: every rule is a table test"},
+	{pattern: "internal/lease", may: []string{"internal/fleet", "internal/durable", "internal/lease/rules"}, why: strangers},
 	{pattern: "internal/peer", may: []string{"internal/fleet", "internal/durable"}, why: strangers},
 
 	{pattern: "internal/control", may: []string{"internal/fleet"}, why: "the operator's view is a contract of its own: the assembly fills it in, and no engine's type may leak into its JSON"},
@@ -71,6 +72,8 @@ var outsiders = []outsider{
 	{pattern: "os/exec", in: []string{"nginx", "cmd/certswarm", "testnet/...", "internal/need"}, inTests: []string{"..."},
 		why: "starting a program is a dangerous act with few homes: nginx tests and reloads, cmd runs what `lease run` was given"},
 	{pattern: "testing/...", in: []string{"internal/need", "testnet/..."}, inTests: []string{"..."}, why: "it registers flags and has no place in a daemon"},
+	{pattern: "go.etcd.io/raft/...", in: []string{"internal/lease"}, why: "the consensus is hidden behind lease.Elector"},
+	{pattern: "github.com/anishathalye/porcupine", inTests: []string{"internal/lease", "testnet/..."}, why: "it is for tests"},
 	{pattern: "pgregory.net/rapid", in: []string{"testnet/..."}, inTests: []string{"..."}, why: "it is for tests"},
 	{pattern: module + "/internal/need", in: []string{"testnet/..."}, inTests: []string{"..."}, why: "it is for tests"},
 	{pattern: "github.com/quic-go/quic-go/testutils/...", in: []string{"testnet/..."}, inTests: []string{"internal/peer"},
@@ -86,7 +89,7 @@ var outsiders = []outsider{
 
 // pure rooms have no effects: what they decide can be replayed.
 var (
-	pure    = []string{"internal/fleet", "syncer/index", "syncer/wire"}
+	pure    = []string{"internal/fleet", "internal/lease/rules", "syncer/index", "syncer/wire"}
 	effects = []string{"os/...", "io/ioutil", "net", "net/http/...", "syscall", "golang.org/x/sys/...", "log/...", "crypto/rand", "math/rand/..."}
 )
 

@@ -93,7 +93,7 @@ func (s *Static) settleLocked(ctx context.Context) {
 		return
 	}
 	granted, end := context.WithCancelCause(ctx)
-	s.grant, s.end = Grant{granted, epoch}, end
+	s.grant, s.end = Grant{ctx: granted, epoch: epoch}, end
 	s.announceLocked()
 }
 
@@ -221,4 +221,25 @@ func (s *Static) Saw(epoch fleet.Epoch) {
 	if later {
 		s.wake()
 	}
+}
+
+// Resign implements Elector.
+func (s *Static) Resign(context.Context) error {
+	return errors.New("the lease follows the peer list here (lease.engine static): put another issuer first")
+}
+
+// Standings implements Elector.
+func (s *Static) Standings(context.Context) ([]Standing, error) {
+	v := s.View()
+	return []Standing{{Node: s.self, State: true, Epoch: v.Epoch, Leader: v.Holder, Heard: true}}, nil
+}
+
+// Recover implements Elector.
+func (s *Static) Recover(context.Context) error {
+	return errors.New("nothing to recover: the lease follows the peer list here (lease.engine static), without a vote")
+}
+
+// Confirm implements Elector.
+func (s *Static) Confirm(context.Context) error {
+	return errors.New("nothing to confirm: the lease follows the peer list here (lease.engine static), without a vote")
 }

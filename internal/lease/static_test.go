@@ -36,59 +36,10 @@ func stateDir(t *testing.T) *durable.Root {
 	return root
 }
 
-// start runs the engine; stop ends it and waits.
-func start(t *testing.T, s *lease.Static) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- s.Run(ctx) }()
-	return func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-func await(t *testing.T, s *lease.Static) lease.Grant {
-	t.Helper()
-	g, err := s.Await(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
-func TestTheFirstIssuerHoldsAndItsEpochGrowsOverRestarts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		state := stateDir(t)
-		var last fleet.Epoch
-		for range 3 {
-			s := lease.NewStatic(fe1.ID, roster(t, fe1, fe2), 30*time.Second, state)
-			stop := start(t, s)
-			g := await(t, s)
-			if g.Epoch().Compare(last) <= 0 {
-				t.Errorf("epoch %v does not follow %v", g.Epoch(), last)
-			}
-			last = g.Epoch()
-			if v := s.View(); !v.HeldHere || v.Holder != fe1.ID || v.Epoch != last {
-				t.Errorf("the holder's own view: %+v", v)
-			}
-			stop()
-			if err := g.Check(); !errors.Is(err, context.Canceled) && !errors.Is(err, lease.ErrLost) {
-				t.Errorf("a grant outlived its engine: %v", err)
-			}
-			if s.View().HeldHere {
-				t.Error("a stopped engine says that it holds")
-			}
-		}
-	})
-}
-
 func TestNobodyElseIsGranted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := lease.NewStatic(fe2.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t))
-		defer start(t, s)()
+		defer running(t, s)()
 		ctx, cancel := context.WithTimeout(t.Context(), 365*24*time.Hour)
 		defer cancel()
 		if _, err := s.Await(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -100,7 +51,7 @@ func TestNobodyElseIsGranted(t *testing.T) {
 func TestTheHolderIsNamedOnlyWhileItIsHeardFrom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := lease.NewStatic(fe2.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t))
-		defer start(t, s)()
+		defer running(t, s)()
 		if v := s.View(); !v.Holder.IsZero() {
 			t.Errorf("a holder before anybody was heard: %+v", v)
 		}
@@ -118,15 +69,15 @@ func TestTheHolderIsNamedOnlyWhileItIsHeardFrom(t *testing.T) {
 func TestALaterEpochSeenInTheFleetRenewsTheGrantAboveIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := lease.NewStatic(fe1.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t)) // its old state is lost
-		defer start(t, s)()
-		first := await(t, s)
+		defer running(t, s)()
+		first := granted(t, s)
 		seen := fleet.Epoch{Generation: 1, Nonce: 5, Term: 70, Index: 3}
 		s.Saw(seen)
 		<-first.Context().Done()
 		if err := first.Check(); !errors.Is(err, lease.ErrLost) {
 			t.Errorf("the old grant ended with %v", err)
 		}
-		if second := await(t, s); second.Epoch().Compare(seen) <= 0 {
+		if second := granted(t, s); second.Epoch().Compare(seen) <= 0 {
 			t.Errorf("granted %v although %v was seen", second.Epoch(), seen)
 		}
 	})
@@ -135,15 +86,15 @@ func TestALaterEpochSeenInTheFleetRenewsTheGrantAboveIt(t *testing.T) {
 func TestARosterThatPutsAnotherFirstTakesTheLeaseAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := lease.NewStatic(fe1.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t))
-		defer start(t, s)()
-		g := await(t, s)
+		defer running(t, s)()
+		g := granted(t, s)
 		s.SetRoster(roster(t, fe2, fe1))
 		<-g.Context().Done()
 		if s.View().HeldHere {
 			t.Error("still held")
 		}
 		s.SetRoster(roster(t, fe1, fe2))
-		if again := await(t, s); again.Epoch().Compare(g.Epoch()) <= 0 {
+		if again := granted(t, s); again.Epoch().Compare(g.Epoch()) <= 0 {
 			t.Errorf("epoch %v does not follow %v", again.Epoch(), g.Epoch())
 		}
 	})

@@ -1,0 +1,434 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"certswarm/internal/fleet"
+	"certswarm/internal/lease/rules"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// seat is this node's part in the consensus. It belongs to the one goroutine that runs it.
+//
+// The order of effects is that of raft: what is promised is on the disk before anybody hears of it (flush). Whatever goes wrong,
+// the way out is one: forget what is in memory and begin again from the disk (boot), as after a power cut; or, when the disk itself has
+// forgotten what it promised, begin again on another seat (rebirth).
+type seat struct {
+	r     *Raft
+	ctx   context.Context // of the grants
+	self  fleet.NodeID
+	ttl   time.Duration
+	clock Clock
+	log   *slog.Logger
+
+	disk    Disk
+	broken  error         // why the disk does not serve; nil while it does
+	retryAt time.Duration // boot clock
+	damaged string        // what was put aside, for the operator; "" nothing
+
+	me      rules.Seat
+	id      uint64 // me.ID()
+	started time.Duration
+	rn      *raft.RawNode // nil while the disk is broken
+	book    *raft.MemoryStorage
+	hard    *raftpb.HardState // the latest; what only moved its commit may not be on the disk
+	unsaved bool              // hard is not on the disk
+	state   rules.State       // through applied
+	conf    *raftpb.ConfState // through applied
+	applied uint64
+	old     uint64 // entries up to here were committed before this boot: they tell nothing about now
+
+	list    listing
+	peers   map[fleet.NodeID]*neighbour
+	attests map[uint64]progress // by seat: how far its consensus had come, by its own messages, over all sessions
+	ledAt   time.Duration       // boot clock: when a leader spoke last
+	renewed time.Time           // when a renewal was last known of
+	holder  fleet.NodeID        // who renewed then, as far as peers told
+	ticks   uint64
+	untold  bool           // View should tell something else
+	told    rules.Standing // what was said to everybody last
+	toldAt  time.Duration
+
+	promise      fleet.NodeID  // see rules.Favourite
+	promiseUntil time.Duration // boot clock
+
+	lead leading
+}
+
+func newSeat(r *Raft, ctx context.Context) *seat {
+	return &seat{
+		r: r, ctx: ctx, self: r.config.Self, ttl: r.config.TTL, clock: r.config.Clock, log: r.config.Log,
+		started: r.config.Clock().Boot, list: r.listed(), peers: map[fleet.NodeID]*neighbour{}, attests: map[uint64]progress{},
+	}
+}
+
+// run takes part until done is closed and the lease is handed over.
+func (s *seat) run(done <-chan struct{}) error {
+	tick := rules.Tick(s.ttl)
+	ticker := time.NewTicker(1 + rand.N(tick)) // nodes that started at one moment must not stand for election at one moment
+	defer ticker.Stop()
+	var limit <-chan time.Time
+	s.open()
+	for departed := false; !departed; {
+		s.turn()
+		ticks := ticker.C
+		if s.idle() {
+			ticks = nil
+		}
+		select {
+		case <-done:
+			done, limit = nil, time.After(departWithin)
+			s.leave(func(error) { departed = true })
+		case <-limit:
+			departed = true
+		case l := <-s.r.inbox:
+			s.receive(l)
+		case f := <-s.r.asks:
+			f(s)
+		case <-s.r.nudge:
+		case <-ticks:
+			ticker.Reset(tick)
+			s.tick()
+		}
+	}
+	if s.disk == nil {
+		return nil
+	}
+	return s.disk.Close()
+}
+
+// idle reports whether this node has no part in the vote, so that nothing need wake it.
+func (s *seat) idle() bool { return s.rn != nil && s.state.Line.IsZero() && !s.candidate() }
+
+// tick lets time pass for the consensus.
+func (s *seat) tick() {
+	s.ticks++
+	s.untold = s.untold || s.ticks%lookEvery == 0 // who is connected, what lasts too long
+	if s.rn == nil {
+		if s.clock().Boot >= s.retryAt {
+			s.open()
+		}
+		return
+	}
+	now := s.clock().Boot
+	s.rn.Tick()
+	if s.ticks%rules.HeartbeatTicks == 0 || s.state.Line.IsZero() && now-s.started < rules.PromiseFor(s.ttl) {
+		s.meet() // more often at first: a fleet that begins waits for it
+	}
+}
+
+// turn does everything that can be done now.
+func (s *seat) turn() {
+	s.list = s.r.listed()
+	if s.r.hold.gateShut() {
+		s.log.Warn("the lease was not renewed for its whole time; this node begins anew as a follower")
+		s.boot()
+		s.r.hold.reopen()
+	}
+	for more := true; more && s.rn != nil; {
+		s.guard(func() {
+			s.flush()
+			more = s.rn != nil && s.duty()
+		})
+	}
+	if s.untold {
+		s.untold = false
+		s.publish()
+	}
+}
+
+// open begins from whatever the disk holds.
+func (s *seat) open() {
+	if s.disk != nil {
+		_ = s.disk.Close() // it is being opened again because it did not serve
+		s.disk = nil
+	}
+	var err error
+	if s.disk, err = s.r.config.OpenDisk(false); errors.Is(err, ErrDamaged) {
+		s.disk, err = s.openAnew(err)
+	}
+	if err != nil {
+		s.disk = nil // no interface around a nil
+		s.fail(err)
+		return
+	}
+	s.boot()
+}
+
+// openAnew gives up a disk that cannot be read, and with it the seat whose promises it held.
+func (s *seat) openAnew(why error) (Disk, error) {
+	s.damaged = why.Error()
+	s.log.Error("the lease's state is damaged; this node joins again as if its disk were new", "error", why)
+	return s.r.config.OpenDisk(true)
+}
+
+// boot begins from the disk, as after a power cut.
+func (s *seat) boot() {
+	s.stepDown(ErrLost)
+	s.rn, s.untold = nil, true
+	if s.disk == nil {
+		return
+	}
+	kept, err := s.disk.Load()
+	if errors.Is(err, ErrDamaged) {
+		_ = s.disk.Close()
+		if s.disk, err = s.openAnew(err); err == nil {
+			kept, err = s.disk.Load()
+		}
+	}
+	if err == nil && kept.Incarnation == 0 {
+		kept = Kept{Incarnation: rand.Uint64() | 1}
+		err = s.disk.Save(Change{Incarnation: kept.Incarnation})
+	} else if err == nil && s.broken != nil {
+		err = s.disk.Save(Change{Hard: kept.Hard}) // does it write again?
+	}
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	s.broken = nil
+	s.guard(func() { s.sit(kept) })
+}
+
+// sit starts the consensus from what was kept.
+func (s *seat) sit(kept Kept) {
+	s.me = rules.Seat{Node: s.self, Incarnation: kept.Incarnation}
+	s.id = s.me.ID()
+	s.book = raft.NewMemoryStorage()
+	s.state, s.conf, s.applied = rules.State{}, &raftpb.ConfState{}, 0
+	if kept.Snapshot != nil {
+		state, err := rules.DecodeState(kept.Snapshot.GetData())
+		if err != nil {
+			panic(violation(err.Error()))
+		}
+		if err := s.book.ApplySnapshot(kept.Snapshot); err != nil {
+			panic(violation(err.Error()))
+		}
+		meta := kept.Snapshot.GetMetadata()
+		s.state, s.conf, s.applied = state, raftpb.EnsureConfState(meta.GetConfState()), meta.GetIndex()
+	}
+	s.hard, s.unsaved = kept.Hard, false
+	if s.hard == nil {
+		s.hard = &raftpb.HardState{}
+	}
+	s.old = s.hard.GetCommit()
+	if err := errors.Join(s.book.SetHardState(s.hard), s.book.Append(kept.Entries)); err != nil {
+		panic(violation(err.Error()))
+	}
+	if kept.Promise != s.promise {
+		s.promise, s.promiseUntil = kept.Promise, s.clock().Boot+rules.PromiseFor(s.ttl)
+	}
+	rn, err := raft.NewRawNode(&raft.Config{
+		ID: s.id, ElectionTick: rules.ElectionTicks, HeartbeatTick: rules.HeartbeatTicks,
+		Storage: snapshotsNow{s.book, s}, Applied: s.applied,
+		MaxSizePerMsg: MaxMessage / 4, MaxInflightMsgs: 64, MaxUncommittedEntriesSize: MaxMessage,
+		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true,
+		Logger: raftLog{s.log},
+	})
+	if err != nil {
+		panic(fmt.Sprintf("lease: raft refuses its configuration: %v", err))
+	}
+	s.rn = rn
+	if slices.Equal(s.conf.GetVoters(), []uint64{s.id}) && len(s.conf.GetVotersOutgoing()) == 0 {
+		_ = rn.Campaign() // there is nobody to wait for
+	}
+}
+
+// fail gives up until the disk serves again. What is in memory may be ahead of what is on the disk, so it is forgotten.
+func (s *seat) fail(err error) {
+	s.stepDown(fmt.Errorf("%w: %w", ErrLost, err))
+	if s.broken == nil {
+		s.log.Error("the lease's state cannot be kept; this node does not vote until it can", "error", err)
+	}
+	s.rn, s.broken, s.untold = nil, err, true
+	s.retryAt = s.clock().Boot + rules.RenewEvery(s.ttl)
+	s.departed(err)
+}
+
+// rebirth gives up the seat: this disk no longer holds what was promised on it, or nobody counts on it any more.
+func (s *seat) rebirth(why string) {
+	s.log.Warn("this node leaves its seat in the vote and joins again as a new one", "why", why)
+	s.rn = nil
+	// A crash here leaves the old seat, which will be given up for the same reason.
+	if err := s.disk.Save(Change{Incarnation: rand.Uint64() | 1}); err != nil {
+		s.fail(err)
+		return
+	}
+	s.started = s.clock().Boot // whoever has state may be on the way
+	s.boot()
+}
+
+// violation is what raft says when its storage or its messages contradict each other.
+type violation string
+
+// guard runs f, which calls raft. If raft finds that this seat's log contradicts what others hold committed, the seat is given up.
+func (s *seat) guard(f func()) {
+	defer func() {
+		switch fault := recover().(type) {
+		case nil:
+		case violation:
+			s.damaged = string(fault)
+			s.rebirth("raft: " + string(fault))
+		default:
+			panic(fault)
+		}
+	}()
+	f()
+}
+
+// flush carries out what the consensus wants done.
+func (s *seat) flush() {
+	for s.rn != nil && s.rn.HasReady() {
+		ready := s.rn.Ready()
+		if err := s.keep(ready); err != nil {
+			s.fail(err)
+			return
+		}
+		// COMMIT: a crash before this line promised nothing, one after it can be asked to keep the promise.
+		if s.r.hold.gateShut() {
+			s.rn = nil // the disk took longer than the lease lasts; the next turn begins anew
+			return
+		}
+		unreachable := s.send(ready.Messages)
+		s.apply(ready.CommittedEntries)
+		s.rn.Advance(ready)
+		for _, id := range unreachable {
+			s.rn.ReportUnreachable(id)
+		}
+		s.compact()
+	}
+}
+
+// keep brings to the disk what must be there before the messages go out, in one transaction. A commit index alone need not be: it is
+// found out again. But it goes along with the next entries, and is there before a change of the voters that it commits is applied: a voter that
+// acknowledges under the new voters must not fall back to the old ones.
+func (s *seat) keep(ready raft.Ready) error {
+	if !raft.IsEmptyHardState(ready.HardState) {
+		s.hard, s.unsaved = ready.HardState, true
+	}
+	snapshot := ready.Snapshot
+	if raft.IsEmptySnap(snapshot) {
+		snapshot = nil
+	}
+	reseats := slices.ContainsFunc(ready.CommittedEntries, func(e *raftpb.Entry) bool { return e.GetType() != raftpb.EntryNormal })
+	if ready.MustSync || snapshot != nil || reseats && s.unsaved {
+		if err := s.disk.Save(Change{Hard: s.hard, Snapshot: snapshot, Reset: snapshot != nil, Entries: ready.Entries}); err != nil {
+			return err
+		}
+		s.unsaved = false
+	}
+	if snapshot != nil {
+		state, err := rules.DecodeState(snapshot.GetData())
+		if err != nil {
+			return err
+		}
+		if err := s.book.ApplySnapshot(snapshot); err != nil {
+			return err
+		}
+		s.state, s.conf, s.applied = state, snapshot.GetMetadata().GetConfState(), snapshot.GetMetadata().GetIndex()
+		s.old = max(s.old, s.applied)
+	}
+	return errors.Join(s.book.SetHardState(s.hard), s.book.Append(ready.Entries))
+}
+
+// apply takes in what is committed.
+func (s *seat) apply(entries []*raftpb.Entry) {
+	s.untold = s.untold || len(entries) > 0
+	for _, e := range entries {
+		switch {
+		case e.GetType() != raftpb.EntryNormal:
+			s.applyVoters(e)
+		case len(e.GetData()) > 0:
+			s.applyCommand(e)
+		}
+		s.applied = e.GetIndex() // not before: raft may ask for a snapshot while the voters change
+	}
+}
+
+func (s *seat) applyCommand(e *raftpb.Entry) {
+	c, err := rules.DecodeCommand(e.GetData())
+	if err != nil {
+		s.log.Error("a committed entry is passed over, here as on every node", "index", e.GetIndex(), "error", err)
+		return
+	}
+	s.state = s.state.Apply(e.GetTerm(), e.GetIndex(), c)
+	if e.GetIndex() > s.old && (c.Verb == rules.Acquire || c.Verb == rules.Renew) {
+		s.renewed, s.holder = time.Now(), s.state.Seats[s.state.Holder].Node
+	}
+	if c.Verb == rules.Release && s.state.Holder == 0 {
+		s.holder = fleet.NodeID{}
+	}
+	if c.By == s.id {
+		s.committed(c)
+	}
+}
+
+func (s *seat) applyVoters(e *raftpb.Entry) {
+	change := &raftpb.ConfChangeV2{}
+	if e.GetType() == raftpb.EntryConfChange {
+		single := &raftpb.ConfChange{}
+		if err := proto.Unmarshal(e.GetData(), single); err != nil {
+			panic(violation(err.Error()))
+		}
+		change = single.AsV2()
+	} else if err := proto.Unmarshal(e.GetData(), change); err != nil {
+		panic(violation(err.Error()))
+	}
+	s.conf = s.rn.ApplyConfChange(change)
+	s.state = s.state.Reseat(decodeSeats(change.GetContext()), sitting(s.conf))
+	s.log.Info("who votes has changed", "voters", s.names(s.conf.GetVoters()), "learners", s.names(s.conf.GetLearners()))
+}
+
+// compactAfter is how many entries are kept before a snapshot takes their place: at a renewal every 10 s, those of an hour.
+const compactAfter = 360
+
+// compact lets a snapshot take the place of the log. A follower that lacks some of it gets the snapshot, which is no larger than a few entries.
+func (s *seat) compact() {
+	first, err := s.book.FirstIndex()
+	if err != nil || s.applied < first+compactAfter {
+		return
+	}
+	snapshot, err := s.book.CreateSnapshot(s.applied, s.conf, s.state.Encode())
+	if err != nil {
+		panic(violation(err.Error()))
+	}
+	if err := s.disk.Save(Change{Hard: s.hard, Snapshot: snapshot}); err != nil {
+		s.fail(err)
+		return
+	}
+	s.unsaved = false
+	if err := s.book.Compact(s.applied); err != nil {
+		panic(violation(err.Error()))
+	}
+}
+
+// snapshotsNow is the log as raft reads it. A snapshot that it asks for is of now, so that a learner finds itself in it.
+type snapshotsNow struct {
+	*raft.MemoryStorage
+	seat *seat
+}
+
+// Snapshot implements raft.Storage.
+func (b snapshotsNow) Snapshot() (*raftpb.Snapshot, error) {
+	term, err := b.Term(b.seat.applied)
+	if err != nil {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return snapshotOf(b.seat.state, b.seat.conf, term, b.seat.applied), nil
+}
+
+func snapshotOf(state rules.State, conf *raftpb.ConfState, term, index uint64) *raftpb.Snapshot {
+	return &raftpb.Snapshot{
+		Data:     state.Encode(),
+		Metadata: &raftpb.SnapshotMetadata{ConfState: proto.Clone(conf).(*raftpb.ConfState), Index: new(index), Term: new(term)},
+	}
+}
