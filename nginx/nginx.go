@@ -207,7 +207,7 @@ func (n *Nginx) readGeneration(dir string, names []string, now time.Time) ([]*x5
 		if err := cmp.Or(chainErr, keyErr); err != nil {
 			return nil, err
 		}
-		leaf, err := checkPair(fullchain, privkey, names, now)
+		leaf, err := CheckPair(fullchain, privkey, names, now)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", filepath.Join(n.config.Store.Dir(), chain), err)
 		}

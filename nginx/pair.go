@@ -17,11 +17,12 @@ import (
 	"time"
 )
 
-// checkPair returns the leaf of a certificate file if nginx can be handed it with this key: the key is the leaf's, each
+// CheckPair returns the leaf of a certificate file if nginx can be handed it with this key: the key is the leaf's, each
 // certificate is signed by the next, every name is covered, and the leaf has not expired. nginx -t sees none of the
-// last three. A leaf that is not valid yet passes: this node's clock may be behind, and the certificate it would keep
-// instead is older still.
-func checkPair(fullchain, privkey []byte, names []string, now time.Time) (*x509.Certificate, error) {
+// last three. Both texts are PEM; names are host names, addresses, or wildcards, which must be there as such. Who
+// issued the last certificate is not asked, so that a self-signed one passes. A leaf that is not valid yet passes: this
+// node's clock may be behind, and the certificate it would keep instead is older still. No error quotes key material.
+func CheckPair(fullchain, privkey []byte, names []string, now time.Time) (*x509.Certificate, error) {
 	chain, err := parseChain(fullchain)
 	if err != nil {
 		return nil, err

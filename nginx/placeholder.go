@@ -62,7 +62,7 @@ func writePlaceholder(store *durable.Root, dir, name string, names []string, own
 	chain, chainErr := store.ReadFile(dir+"/chain.pem", certificateLimit) // the last one that is written
 	key, keyErr := store.ReadFile(dir+"/privkey.pem", certificateLimit)
 	if chainErr == nil && keyErr == nil {
-		if _, err := checkPair(chain, key, names, time.Now()); err == nil {
+		if _, err := CheckPair(chain, key, names, time.Now()); err == nil {
 			return warn, nil
 		}
 	}

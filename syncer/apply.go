@@ -10,6 +10,8 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"maps"
+	"slices"
 	"time"
 
 	"certswarm/internal/durable"
@@ -49,7 +51,6 @@ type landing struct {
 	disk   *durable.Root // loose in bulk: one sync for all of it
 	bulk   bool
 	token  string // of its staged files; see stagedAs
-	first  uint64 // what is published is staged before it has a number, by its place among the others: the number of the first
 	done   []*index.Entry
 	dirs   map[index.Path]bool    // to be synced
 	bare   map[index.Path]bool    // nothing stood here when the lock was taken
@@ -66,7 +67,7 @@ type landing struct {
 //	under the lock, for each step:
 //	    what the disk shows is what the replica thinks, else that is observed first
 //	    the old version goes to the archive; one rename
-//	    the replica follows
+//	the replica follows; if a step failed, those before it are taken back instead
 //	sync the directories
 //	finish: the state may follow, and after it the acknowledgement (COMMIT 3, see persist)
 //
@@ -86,7 +87,11 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 	switch {
 	case errors.Is(err, errNowhere):
 		d.unstage(l, staged)
+		synced := d.syncNames(l) == nil // what landed at an earlier try
 		d.mu.Lock()
+		if synced {
+			d.r.settleDone(time.Now(), j, l.done)
+		}
 		d.r.abandon(time.Now(), j)
 		d.tidyScaffoldLocked()
 		d.stirLocked()
@@ -103,6 +108,7 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 	}
 	d.unstage(l, staged)
 	d.mu.Lock()
+	j.unsynced, j.landed = l.dirs, l.done // until a try ends well
 	d.r.finish(time.Now(), j, l.done, l.err != nil)
 	d.tidyScaffoldLocked()
 	d.noteOutcomeLocked(j, l.err)
@@ -131,6 +137,8 @@ func newLandingOn(root *durable.Root, j *job, token string) *landing {
 
 func (d *Directory) newLanding(j *job) *landing {
 	l := newLandingOn(d.disk.root, j, newToken())
+	maps.Copy(l.dirs, j.unsynced)
+	l.done = slices.Clone(j.landed)
 	if l.bulk = len(j.entries) >= bulk; l.bulk {
 		l.disk = l.disk.Loose()
 	}
@@ -217,7 +225,13 @@ func newToken() string {
 	return hex.EncodeToString(b[:])
 }
 
-func (l *landing) stagedAs(e *index.Entry) string { return fmt.Sprintf("%s-%x", l.token, e.Seq-l.first) }
+// stagedAs names an entry's temporary by its path: a job may hold entries of several origins, whose numbers mean nothing to each other.
+func stagedAs(token string, e *index.Entry) string {
+	sum := sha256.Sum256([]byte(e.Path.String()))
+	return fmt.Sprintf("%s-%x", token, sum[:8])
+}
+
+func (l *landing) stagedAs(e *index.Entry) string { return stagedAs(l.token, e) }
 
 // stage puts whatever the plan needs beside its target. The first error of one file is the error of all: a batch is
 // visible whole or not at all.
@@ -325,21 +339,85 @@ func (d *Directory) land(l *landing) {
 			plan = d.r.plan(l.job) // what was changed here meanwhile may have won
 		}
 	}
-	l.fail(d.stepsLocked(l, plan))
+	l.fail(d.stepsLocked(l, stuckFirst(plan, l.stuck)))
 }
 
-// stepsLocked takes the steps of a plan, each with the replica, until one fails.
+// stepsLocked takes the steps of a plan, and the replica follows. Where one fails those before it are taken back, for a batch is visible whole or
+// not at all.
 func (d *Directory) stepsLocked(l *landing, plan index.Plan) error {
-	for _, step := range plan {
-		if err := d.stepLocked(l, step); err != nil {
-			return fmt.Errorf("%s cannot be replaced: %w", step.Entry.Path, err)
+	for i, step := range plan {
+		err := d.stepLocked(l, step)
+		if err == nil {
+			continue
 		}
+		if d.takenLocked(step) { // it was told wrong
+			d.rememberSightLocked(step.Entry.Path)
+			continue
+		}
+		l.stuck = step.Entry.Path
+		undone := d.undoLocked(l, plan[:i])
+		return errors.Join(fmt.Errorf("%s cannot be replaced: %w", step.Entry.Path, err), undone)
+	}
+	d.followLocked(l, plan)
+	return nil
+}
+
+// followLocked has the replica follow steps that were taken.
+func (d *Directory) followLocked(l *landing, steps []index.Step) {
+	for _, step := range steps {
 		if !l.isRevert() {
 			d.landLocked(step)
 		}
 		l.done = append(l.done, step.Entry)
 	}
-	return nil
+}
+
+// undoLocked takes back steps, the latest first. The replica follows those that cannot be: directories stay, and what put back the fleet's own.
+func (d *Directory) undoLocked(l *landing, steps []index.Step) error {
+	var stay []index.Step
+	var errs []error
+	for _, step := range slices.Backward(steps) {
+		if !l.isRevert() {
+			errs = append(errs, d.undoOneLocked(l, step))
+		}
+		if l.isRevert() || d.takenLocked(step) || step.Action == index.Note || step.Action == index.MakeDirectory || step.Action == index.SetMode {
+			stay = append(stay, step)
+		}
+	}
+	slices.Reverse(stay)
+	d.followLocked(l, stay)
+	return errors.Join(errs...)
+}
+
+// undoOneLocked takes back one step if what stood there is in the archive, or was nothing, or an empty directory.
+func (d *Directory) undoOneLocked(l *landing, step index.Step) error {
+	p, old := step.Entry.Path, step.Old
+	put := step.Action == index.PutFile || step.Action == index.PutLink
+	switch {
+	case !put && step.Action != index.Delete || step.Entry.Expires != 0 || old != nil && old.Expires != 0:
+		return nil
+	case old == nil && put && l.bare[p]:
+		err := d.disk.root.Remove(p.String())
+		d.rememberSightLocked(p)
+		return err
+	case old == nil:
+		return nil
+	}
+	if c, directory := old.Content.(index.Directory); directory && !put {
+		_, err := d.disk.root.MkDir(p.String(), uint32(c.Perm), d.disk.owners.wanted(c.Owner, c.Group))
+		d.rememberSightLocked(p)
+		return err
+	}
+	return d.putBackLocked(old)
+}
+
+// stuckFirst moves the file that could not be replaced at the last try to where it is tried first, so that nothing need be taken back again.
+func stuckFirst(plan index.Plan, stuck index.Path) index.Plan {
+	at := slices.IndexFunc(plan, func(s index.Step) bool { return s.Entry.Path == stuck && s.Action == index.PutFile })
+	if at <= 0 || slices.ContainsFunc(plan[:at], func(s index.Step) bool { return s.Entry.Path.Under(stuck) || stuck.Under(s.Entry.Path) }) {
+		return plan
+	}
+	return slices.Insert(slices.Delete(slices.Clone(plan), at, at+1), 0, plan[at])
 }
 
 // landLocked has the replica follow a step. Where the disk was not touched, a deletion made here is still to be told; so is

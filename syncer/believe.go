@@ -93,7 +93,7 @@ func (r *replica) noteRefused(now time.Time, e *index.Entry, reason string) {
 	case isEarly(now, e) && r.mayWrite(e.Origin.Node):
 		r.noteEarly(e)
 	default:
-		r.refusals++
+		r.lacks[e.Path] = true
 	}
 	r.tellRefusal(now, wire.Refusal{Origin: e.Origin, Seq: e.Seq, Path: e.Path, Reason: reason})
 }

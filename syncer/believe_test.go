@@ -1,10 +1,13 @@
 package syncer
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
 )
 
 // What is precious is taken away by a tombstone, and by what is no directory where one was; a later version is none of these.
@@ -37,5 +40,26 @@ func TestWhatTakesAwaySomethingPrecious(t *testing.T) {
 		if taken := m.r.takesPrecious(e); taken != c.taken {
 			t.Errorf("%s by %T under %v: %v", c.path, c.content, c.epoch, taken)
 		}
+	}
+}
+
+// Whoever refuses something of a batch does not have it, whatever its summary says.
+func TestWhoRefusesIsNotAwaited(t *testing.T) {
+	d := openAlone(t)
+	receipt, err := d.Publish(fleet.Epoch{Term: 1}, Write{Path: index.MustPath("token"), Data: []byte("1"), Perm: 0o600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	peer, now := fleet.NodeID{7}, time.Now()
+	d.r.hello(now, peer, now, wire.Greeting{Held: index.Summary{receipt.Origin: receipt.Seq}})
+	if have := d.haveLocked(receipt); !slices.Contains(have, peer) {
+		t.Fatalf("%v have it", have)
+	}
+	e := d.r.x.Live(index.MustPath("token"))
+	d.r.have(now, peer, wire.Have{Refused: []wire.Refusal{{Origin: e.Origin, Seq: e.Seq, Path: e.Path, Reason: "the clock"}}})
+	if have := d.haveLocked(receipt); slices.Contains(have, peer) {
+		t.Errorf("%v have it", have)
 	}
 }

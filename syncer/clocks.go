@@ -87,8 +87,18 @@ func (r *replica) clockWasAhead(now time.Time) bool {
 	return r.clock > index.HLCOf(now.Add(futureLimit))
 }
 
+// clockIsRight reports whether others are there to agree with this node's clock, and most do. Alone, a clock that was put back looks like one that was
+// ahead before.
+func (r *replica) clockIsRight() bool {
+	all := maps.Clone(r.clocks)
+	all[r.self.Node] = 0
+	wrong, certain := wrongClocks(all, r.self.Node)
+	_, self := wrong[r.self.Node]
+	return certain && !self && len(all) > 1
+}
+
 // mendClock makes good what a clock that was wrong has done, once it is right. What this node dated in the future it dates anew; what others did is theirs to
-// mend, and is forgotten here. What was refused for coming too early is not early any more: the fingerprint, which speaks again, has the peers offer it. It
+// mend. What was refused for coming too early is not early any more: the fingerprint, which speaks again, has the peers offer it. It
 // reports whether there was anything to mend.
 func (r *replica) mendClock(now time.Time) (mended bool) {
 	limit := index.HLCOf(now.Add(futureLimit))
@@ -103,14 +113,14 @@ func (r *replica) mendClock(now time.Time) (mended bool) {
 			v.haveAt = now
 		}
 	}
-	if r.clockWasAhead(now) {
+	if r.clockWasAhead(now) && r.clockIsRight() {
 		mended = r.redate(now, limit) || mended
 	}
 	return mended
 }
 
 func (r *replica) redate(now time.Time, limit index.HLC) bool {
-	var late, mine []*index.Entry
+	var mine []*index.Entry
 	var latest index.HLC
 	for e := range r.x.All {
 		switch {
@@ -118,16 +128,13 @@ func (r *replica) redate(now time.Time, limit index.HLC) bool {
 			latest = max(latest, e.Stamp.HLC)
 		case e.Origin.Node == r.self.Node:
 			mine = append(mine, e)
-			late = append(late, e)
-		default:
-			late = append(late, e)
 		}
 	}
 	if !r.room(len(mine)) {
 		return false
 	}
 	r.clock = latest
-	for _, e := range late {
+	for _, e := range mine {
 		r.x.Remove(e.Path)
 		r.dirty[e.Path] = true
 	}

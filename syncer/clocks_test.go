@@ -100,6 +100,8 @@ func TestDeletionsByAWrongClockAreNotForgotten(t *testing.T) {
 		t.Fatalf("fe1 has %d files, fe2 remembers %d deletions", fe1.r.x.Files(), fe2.r.x.Tombstones())
 	}
 	fe2.skew = 0
+	fe2.cut(fe1)
+	fe2.meet(fe1, false) // clocks are compared at every greeting
 	w.do([]string{"time", "1s"})
 	w.settle()
 	if n := fe1.r.x.Files(); n > 0 {

@@ -99,7 +99,7 @@ func (s *store) write(do func(*bbolt.Tx) error) error {
 		return damage
 	}
 	err := s.update(do)
-	if err != nil && isDamage(err) {
+	if err != nil && isDamage(err) && !errors.As(err, new(syscall.Errno)) { // what the disk refuses now it may take the next time
 		s.damage.Store(&damaged{why: err})
 		return s.damage.Load()
 	}
@@ -118,9 +118,7 @@ func (s *store) replace(incarnation, through uint64) (*damaged, error) {
 	if damage == nil {
 		damage = &damaged{why: errors.New("it was removed or replaced while it was in use")}
 	}
-	if s.damage.Load() == nil {
-		_ = s.db.Close() // it is nobody's any more
-	}
+	_ = s.close() // it is nobody's any more; the second time it fails
 	if kept, err := s.state.SetAside(s.name, damagedSuffix(time.Now())); err == nil {
 		damage.kept = kept
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -133,13 +131,11 @@ func (s *store) replace(incarnation, through uint64) (*damaged, error) {
 		err = fresh.begin(incarnation)
 	}
 	if err != nil {
-		if fresh.db != nil && !errors.As(err, new(panicked)) {
-			_ = fresh.db.Close()
-		}
+		fresh.letGo(err)
 		s.damage.Store(damage)
 		return nil, errors.Join(fmt.Errorf("the state database %s cannot be made anew: %w", s.path(), err), s.state.Remove(s.name))
 	}
-	s.db, s.is, s.update, s.ceiling = fresh.db, fresh.is, fresh.update, fresh.ceiling
+	s.db, s.file, s.is, s.update, s.ceiling = fresh.db, fresh.file, fresh.is, fresh.update, fresh.ceiling
 	s.damage.Store(nil)
 	return damage, nil
 }

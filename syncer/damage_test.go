@@ -300,3 +300,31 @@ func TestAStartOnAFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What a disk refuses once it may take the next time; a file that is damaged is let go for the next start.
+func TestAFileIsGivenUpOnlyForDamage(t *testing.T) {
+	state := openState(t)
+	s, _ := openTestStore(t, state)
+	well := s.update
+	s.update = func(func(*bbolt.Tx) error) error { return &os.PathError{Op: "write", Err: unix.EIO} }
+	if err := s.save(unsaved{}, nil); !errors.Is(err, unix.EIO) || s.damage.Load() != nil {
+		t.Errorf("%v; given up for %v", err, s.damage.Load())
+	}
+	s.update = well
+	if err := os.Truncate(s.path(), 4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.save(unsaved{}, nil); err == nil || s.damage.Load() == nil {
+		t.Errorf("saved: %v", err)
+	}
+	if err := s.close(); err != nil {
+		t.Error(err)
+	}
+	again, _, damage, err := openStore(state, "certs", wire.Scope{})
+	if err != nil || damage == nil {
+		t.Fatal(damage, err)
+	}
+	if err := again.close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -77,7 +77,7 @@ type Directory struct {
 	loggedHalt string   // guarded by mu
 
 	stirWork, stirSave, stirTime signal
-	rescan                       signal
+	rescan, again                signal
 	inspections                  chan inspection
 	ended                        chan struct{} // closed when nobody takes inspections any more
 }
@@ -119,6 +119,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		stirSave:        newSignal(),
 		stirTime:        newSignal(),
 		rescan:          newSignal(),
+		again:           newSignal(),
 		inspections:     make(chan inspection),
 		ended:           make(chan struct{}),
 	}
@@ -226,6 +227,7 @@ func (d *Directory) remember(s *Syncer) error {
 	for o, seq := range m.held {
 		d.r.x.Hold(o, seq)
 	}
+	d.r.begun, d.r.forgotten, d.r.doubt, d.r.rejoined = m.seq, m.forgotten, m.doubt, m.rejoined
 	maps.Copy(d.r.keys, m.keys)
 	d.r.durable = d.r.x.Held().Clone()
 	return nil
@@ -242,8 +244,10 @@ func (d *Directory) close() error {
 // rehashInterval is how often everything is read again, for changes that no event told of.
 const rehashInterval = 10 * time.Minute
 
-// run keeps the directory going until ctx ends; the state is on disk when it returns.
+// run keeps the directory going until ctx ends, or until it must begin anew (ErrRejoin); the state is on disk when it returns.
 func (d *Directory) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	var all sync.WaitGroup
 	start := func(f func(context.Context)) { all.Go(func() { f(ctx) }) }
 	start(d.notice)
@@ -255,8 +259,21 @@ func (d *Directory) run(ctx context.Context) error {
 	d.mu.Lock()
 	d.stirLocked()
 	d.mu.Unlock()
+	anew := false
+	all.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-d.again:
+			anew = true
+			stop()
+		}
+	})
 	all.Wait()
-	return errors.Join(d.persist(), d.close())
+	err := d.persist()
+	if anew && err == nil {
+		err = d.rejoin()
+	}
+	return errors.Join(err, d.close())
 }
 
 // stirLocked wakes whoever may have something to do after the replica changed.

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
-	"strings"
 	"time"
 
 	"certswarm/internal/durable"
@@ -138,17 +136,6 @@ func (d *Directory) ReadTarget(p index.Path, target string, limit int64) ([]byte
 		return nil, fs.ErrNotExist
 	}
 	return d.disk.root.ReadFile(to.String(), limit)
-}
-
-// Companions returns the paths that p can make a pair with, going by their names: a key and its certificates. A file with the upper part of a
-// chain is no half of one.
-func Companions(p index.Path) []index.Path {
-	upper := func(p index.Path) bool { return strings.HasPrefix(p.Base(), "chain") }
-	s, ok := setOf(p)
-	if !ok || upper(p) {
-		return nil
-	}
-	return slices.DeleteFunc(s.members(), func(member index.Path) bool { return member == p || upper(member) })
 }
 
 // Restore puts earlier versions back in one batch, as writes of this node's own and of now, with the mode and owner that the archive

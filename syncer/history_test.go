@@ -265,24 +265,3 @@ func TestAFailedRestorationChangesNothing(t *testing.T) {
 		t.Errorf("%v, %v", names, err)
 	}
 }
-
-func TestCompanionsAreWhatMakesAPair(t *testing.T) {
-	for of, want := range map[string][]string{
-		"live/www/privkey.pem":     {"live/www/fullchain.pem", "live/www/cert.pem"},
-		"archive/www/cert12.pem":   {"archive/www/privkey12.pem", "archive/www/fullchain12.pem"},
-		"example.com.crt":          {"example.com.key"},
-		"example.com_ecc/ca.b.key": {"example.com_ecc/ca.b.crt"},
-		"live/www/chain.pem":       nil,
-		"readme":                   nil,
-	} {
-		got := Companions(index.MustPath(of))
-		for _, w := range want {
-			if !slices.Contains(got, index.MustPath(w)) {
-				t.Errorf("%s makes no pair with %s but with %v", of, w, got)
-			}
-		}
-		if want == nil && got != nil || slices.Contains(got, index.MustPath(of)) || slices.Contains(got, index.MustPath("live/www/chain.pem")) {
-			t.Errorf("%s makes a pair with %v", of, got)
-		}
-	}
-}

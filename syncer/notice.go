@@ -213,7 +213,7 @@ func (d *Directory) notice(ctx context.Context) {
 			paths = later.due(time.Now())
 		case hint := <-d.watch.Hints():
 			paths, all = d.gather(hint)
-			paths = d.finished(d.news(paths), later)
+			paths = d.news(d.finished(paths, later))
 		}
 		if all || len(paths) > 0 {
 			d.lookAt(paths, all, later)
@@ -290,7 +290,8 @@ func (d *Directory) news(paths []index.Path) []index.Path {
 		stat, stands := stats[p]
 		known, ok := d.seen[p]
 		_, held := d.holds[p]
-		return stands && ok && known == stat && !held && d.r.x.Live(p) != nil
+		// Where the two times are the same, a write in the same tick of the clock would not show.
+		return stands && ok && known == stat && stat.Mtime != stat.Ctime && !held && d.r.x.Live(p) != nil
 	})
 }
 

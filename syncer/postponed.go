@@ -8,12 +8,15 @@ import (
 	"time"
 
 	"certswarm/syncer/index"
+	"certswarm/syncer/pairs"
 )
 
-// What cannot be looked at yet is looked at again after retryFirst, then after twice as long each time, up to retryLast.
+// What cannot be looked at yet is looked at again after retryFirst, then after twice as long each time, up to retryLast; and what has taken long already, up
+// to retrySeldom: a log that somebody keeps open, say.
 const (
-	retryFirst = time.Millisecond
-	retryLast  = 50 * time.Millisecond
+	retryFirst  = time.Millisecond
+	retryLast   = 50 * time.Millisecond
+	retrySeldom = 2 * time.Second
 )
 
 // patience is for how long a new file under a name that programs use for unfinished files is left alone: it is usually about to
@@ -37,6 +40,7 @@ type postponed map[index.Path]appointment
 type appointment struct {
 	at    time.Time
 	delay time.Duration // since the last look; 0 before the first
+	since time.Time     // of the first look
 }
 
 // leave gives a path its time to become something else; more news of it changes nothing.
@@ -48,8 +52,16 @@ func (p postponed) leave(path index.Path, now time.Time) {
 
 // again makes the next appointment for a path that was looked at too early.
 func (p postponed) again(path index.Path, now time.Time) {
-	delay := min(max(2*p[path].delay, retryFirst), retryLast)
-	p[path] = appointment{now.Add(delay), delay}
+	last := p[path]
+	if last.since.IsZero() {
+		last.since = now
+	}
+	most := retryLast
+	if now.Sub(last.since) > 2*pairs.Patience {
+		most = retrySeldom
+	}
+	delay := min(max(2*last.delay, retryFirst), most)
+	p[path] = appointment{now.Add(delay), delay, last.since}
 }
 
 // at makes the next appointment for a path.

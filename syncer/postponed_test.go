@@ -43,6 +43,15 @@ func TestPostponedPathsAreLookedAtMoreAndMoreSeldom(t *testing.T) {
 	if want := []time.Duration{1, 2, 4, 8, 16, 32, 50, 50}; !slices.Equal(waits, want) {
 		t.Errorf("waits of %v ms, not %v", waits, want)
 	}
+	for range 100 {
+		p.again(path, now)
+		wait, _ := p.next(now)
+		now = now.Add(wait)
+	}
+	p.again(path, now)
+	if wait, _ := p.next(now); wait != retrySeldom {
+		t.Errorf("what stays open is looked at every %v", wait)
+	}
 }
 
 func TestNamesThatLookUnfinished(t *testing.T) {

@@ -65,7 +65,7 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 		if _, directory := e.Content.(index.Directory); directory || e.Deleted() || d.Reserved(e.Path) {
 			continue
 		}
-		name := fmt.Sprintf("%s-%x", token, i)
+		name := stagedAs(token, e)
 		warn, err := d.stageOne(d.disk.root, e, name, bytes.NewReader(writes[i].Data))
 		d.noteOwnership(e.Path, warn)
 		if err != nil {
@@ -104,7 +104,10 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 		}
 	}
 	if err != nil {
-		return Receipt{}, errors.Join(err, d.takeBackLocked(entries[:placed]), d.publishing().Write(nil, false))
+		if placed < len(entries) && d.tookPlaceLocked(entries[placed], staged[entries[placed]]) {
+			placed++
+		}
+		return Receipt{}, errors.Join(err, d.takeBackLocked(entries[:placed]), d.publishing().Write(nil, true))
 	}
 	d.r.adopt(entries)
 	for i, e := range entries {
@@ -116,21 +119,36 @@ func (d *Directory) Publish(epoch fleet.Epoch, writes ...Write) (Receipt, error)
 	return Receipt{Origin: d.r.self, Seq: d.r.seq}, nil
 }
 
+// tookPlaceLocked reports whether an entry is on the disk although that is said to have failed.
+func (d *Directory) tookPlaceLocked(e *index.Entry, staged string) bool {
+	_, err := d.disk.root.Lstat(e.Path.String())
+	if staged != "" {
+		_, err = d.disk.root.Staged(e.Path.String(), staged)
+	}
+	return (staged != "" || e.Deleted()) && errors.Is(err, fs.ErrNotExist)
+}
+
 // publishing is the intent of Publish; the others are the appliers'.
 func (d *Directory) publishing() *durable.Intent { return d.intents[appliers] }
 
-// intendLocked is COMMIT 2 for what is published here: it is wholly staged. What is seen all at once anyway, or expires, needs none.
+// intendLocked is COMMIT 2 for what is published here: it is wholly staged. One path that stays is seen all at once anyway and needs no intent; what
+// expires does, for nobody could tell that it does if it was found on the disk.
 func (d *Directory) intendLocked(token string, entries []*index.Entry) error {
-	seen := 0
+	stays, expires := 0, 0
 	for _, e := range entries {
-		if _, directory := e.Content.(index.Directory); !directory && !d.Reserved(e.Path) && e.Expires == 0 {
-			seen++
+		if _, directory := e.Content.(index.Directory); directory || d.Reserved(e.Path) {
+			continue
+		}
+		if e.Expires == 0 {
+			stays++
+		} else {
+			expires++
 		}
 	}
-	if seen < 2 {
+	if stays < 2 && expires == 0 {
 		return nil
 	}
-	return d.publishing().Write(intentOf(token, entries), true)
+	return d.publishing().Write(intentOf(token, entries), stays > 0)
 }
 
 // takeBackLocked removes what a publication that failed had made already, the latest first, and puts back what it had replaced, so that

@@ -9,8 +9,9 @@ import (
 	"certswarm/syncer/wire"
 )
 
-// recoverLocked finishes what a crash interrupted, by the same steps that would have followed. What is neither staged any
-// more nor on the disk already is left to the peers, who offer it again.
+// recoverLocked finishes what a crash interrupted, by the same steps that would have followed. Where something is neither staged any more nor on
+// the disk already, no step is taken: the power went before the first of them was durable (names are made durable in order, and an intent
+// perhaps before them), or it failed and was taken back. The peers offer it again.
 func (d *Directory) recoverLocked() error {
 	if d.r.fresh {
 		return nil // what the intents speak of is not known any more, and may have been overwritten and deleted since
@@ -30,20 +31,20 @@ func (d *Directory) recoverLocked() error {
 			continue
 		}
 		l := newLandingOn(d.disk.root, nil, string(payload[:16]))
-		if intent == d.publishing() && len(o.Entries) > 0 {
-			l.first = o.Entries[0].Seq
-		}
 		// What is held was finished; it may have been deleted and forgotten since.
 		o.Entries = slices.DeleteFunc(o.Entries, func(e *index.Entry) bool { return e.Seq <= d.r.x.Held()[o.Origin] })
 		for _, e := range o.Entries {
 			d.r.scope.Rehash(e)
 		}
 		l.job = &job{entries: o.Entries}
-		for _, step := range d.r.plan(l.job) {
-			if !d.recoverableLocked(l, step) {
+		plan := d.r.plan(l.job)
+		whole := !slices.ContainsFunc(plan, func(step index.Step) bool { return !d.stagedLocked(l, step) && !d.takenLocked(step) })
+		for _, step := range plan {
+			if taken := d.takenLocked(step); taken {
+				l.dirs[step.Entry.Path.Parent()] = true
+			} else if !whole {
 				continue
-			}
-			if err := d.stepLocked(l, step); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			} else if err := d.stepLocked(l, step); err != nil {
 				d.faultLocked(WriteFailed, step.Entry.Path, err) // left to the peers as well
 				continue
 			}
@@ -63,27 +64,30 @@ func (d *Directory) recoverLocked() error {
 	return nil
 }
 
-// recoverableLocked reports whether a step can be taken: what it needs is staged, or it was taken already (then Place finds
-// nothing staged, which is fine).
-func (d *Directory) recoverableLocked(l *landing, step index.Step) bool {
-	e := step.Entry
+// stagedLocked reports whether what a step needs is there.
+func (d *Directory) stagedLocked(l *landing, step index.Step) bool {
 	if step.Action != index.PutFile && step.Action != index.PutLink {
 		return true
 	}
-	switch c := e.Content.(type) {
+	stat, err := d.disk.root.Staged(step.Entry.Path.String(), l.stagedAs(step.Entry))
+	f, file := step.Entry.Content.(index.File)
+	return err == nil && (!file || stat.Size == f.Size)
+}
+
+// takenLocked reports whether a step was taken already.
+func (d *Directory) takenLocked(step index.Step) bool {
+	p := step.Entry.Path
+	switch c := step.Entry.Content.(type) {
 	case index.File:
-		if stat, err := d.disk.root.Staged(e.Path.String(), l.stagedAs(e)); err == nil && stat.Size == c.Size {
-			return true
-		}
-		s, err := d.disk.look(e.Path)
+		s, err := d.disk.look(p)
 		f, ok := s.found.Content.(index.File)
-		return err == nil && ok && f.Digest == c.Digest
+		return err == nil && ok && f.Digest == c.Digest && f.Perm == c.Perm
 	case index.Symlink:
-		if _, err := d.disk.root.Staged(e.Path.String(), l.stagedAs(e)); err == nil {
-			return true
-		}
-		target, err := d.disk.root.Readlink(e.Path.String())
+		target, err := d.disk.root.Readlink(p.String())
 		return err == nil && target == c.Target
+	case index.Tombstone:
+		_, err := d.disk.root.Lstat(p.String())
+		return errors.Is(err, fs.ErrNotExist)
 	}
-	return true
+	return false
 }

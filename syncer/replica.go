@@ -9,6 +9,7 @@ import (
 
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
+	"certswarm/syncer/pairs"
 	"certswarm/syncer/wire"
 )
 
@@ -65,13 +66,20 @@ type replica struct {
 	joined bool // held all that some peer announced, at least once
 	away   bool // the disk is not there: nothing is taken to it
 
+	forgotten index.Summary // deletions up to here are remembered no more
+	outdated  *outdated     // not nil: this node must begin anew
+	rejoined  time.Time     // when it last did
+	begun     uint64        // numbers of this run are above
+	doubt     doubt
+
 	deletes   map[index.Path]time.Time // seen to be gone, since when
+	unseen    map[index.Path]bool      // of these, those that were gone when the disk was first looked at: nobody knows since when
 	recent    []deletion
 	reverts   map[index.Path]bool // local edits to be put back; true: because of a rule, to be reported
 	reverted  map[index.Path]time.Time
 	halt      string // why nothing goes out, "" when it does
 	haltedAt  time.Time
-	refusals  int                             // entries this node refused for good
+	lacks     map[index.Path]bool             // where this node refused what others may have
 	untold    map[fleet.NodeID][]wire.Refusal // what an origin that is not connected will have to hear
 	tooEarly  map[premature]index.HLC         // refused for being written in the future, and not replaced since
 	refusedBy map[fleet.NodeID][]objection    // who does not take what this node wrote
@@ -97,6 +105,7 @@ type view struct {
 	sent      index.Summary // and this has been offered to it
 	announced index.Summary // and this it has told of
 	told      index.Summary // and this it has been told that we hold durably
+	forgotten index.Summary // the peer remembers deletions up to here no more; nil: known
 	lagging   map[index.Origin]time.Time
 	haveAt    time.Time // when to tell what we hold; zero: nothing new
 	again     bool      // ask it to start again from what we told
@@ -115,7 +124,11 @@ type job struct {
 	reverts map[index.Path]bool // of a job that puts back what the fleet has and merges nothing; see replica.reverts
 	flying  bool                // somebody is at it
 	tries   int
-	notTill time.Time
+
+	stuck    index.Path          // could not be replaced at the last try
+	unsynced map[index.Path]bool // directories whose names were changed by tries that failed
+	landed   []*index.Entry      // and what landed there: the state on disk must not say so before they are synced
+	notTill  time.Time
 }
 
 func newReplica(r rules) *replica {
@@ -126,10 +139,13 @@ func newReplica(r rules) *replica {
 		rules:     r,
 		x:         index.New(),
 		durable:   index.Summary{},
+		forgotten: index.Summary{},
 		dirty:     map[index.Path]bool{},
+		lacks:     map[index.Path]bool{},
 		peers:     map[fleet.NodeID]*view{},
 		keys:      map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
 		deletes:   map[index.Path]time.Time{},
+		unseen:    map[index.Path]bool{},
 		reverts:   map[index.Path]bool{},
 		reverted:  map[index.Path]time.Time{},
 		untold:    map[fleet.NodeID][]wire.Refusal{},
@@ -161,7 +177,7 @@ func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path)
 		gone[c.Path] = dead
 		touched = append(touched, c.Path)
 		switch {
-		case r.reserved(c.Path) || r.halt != "":
+		case r.reserved(c.Path) || r.halt != "" || r.isInDoubt(c):
 		case r.ownedByOthers(c.Path):
 			if _, directory := c.Content.(index.Directory); !directory || r.x.Live(c.Path) != nil {
 				r.reverts[c.Path] = true // a directory of this node's alone is nobody's edit
@@ -170,6 +186,9 @@ func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path)
 			mine = append(mine, c)
 		case r.deletes[c.Path].IsZero():
 			r.deletes[c.Path] = now
+			if delete(r.unseen, c.Path); !r.seeded {
+				r.unseen[c.Path] = true
+			}
 		}
 	}
 	for p := range scan.Found {
@@ -259,7 +278,7 @@ func (r *replica) number(entries []*index.Entry) {
 	start := 0
 	var reach []int
 	if len(entries) > wire.MaxBatch/2 {
-		reach = together(entries)
+		reach = pairs.Together(entries)
 	}
 	for i, e := range entries {
 		r.seq++
@@ -291,11 +310,18 @@ func (r *replica) adopt(entries []*index.Entry) {
 
 // hello takes a peer's greeting: what it holds, from now on. A peer that is already known starts over.
 func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wire.Greeting) {
+	if r.outdated == nil && r.isOutdated(now, from, g) {
+		r.outdated = &outdated{until: g.Held.Clone(), before: r.begun}
+	}
+	if r.outdated != nil {
+		return // nothing is said and nothing learned before
+	}
 	held := r.believable(g.Held)
 	r.peers[from] = &view{
 		acked:     held,
 		sent:      held.Clone(),
 		announced: held.Clone(),
+		forgotten: g.Forgotten,
 		told:      index.Summary{},
 		lagging:   map[index.Origin]time.Time{},
 	}
@@ -377,9 +403,20 @@ func (r *replica) expected(o index.Origin) uint64 {
 	return seq
 }
 
+// await keeps a cover until what comes before it is here. Those in a row are one: however much follows on what is missing, it takes no room.
+func (r *replica) await(c cover) {
+	for i, before := range r.covers {
+		if before.origin == c.origin && before.through == c.after && before.volatile == c.volatile {
+			r.covers[i].through = c.through
+			return
+		}
+	}
+	r.covers = append(r.covers, c)
+}
+
 // complete notes that everything a cover speaks of is here, and whatever had waited for that.
 func (r *replica) complete(now time.Time, c cover) {
-	r.covers = append(r.covers, c)
+	r.await(c)
 	for progress := true; progress; {
 		progress = false
 		for i, c := range r.covers {
@@ -465,7 +502,7 @@ func (r *replica) compareFingerprints(now time.Time, from fleet.NodeID, theirs i
 
 // settled reports whether the fingerprint speaks of exactly what is durably held.
 func (r *replica) settled() bool {
-	return r.refusals == 0 && len(r.tooEarly) == 0 && len(r.jobs) == 0 && r.durable.Covers(r.x.Held())
+	return len(r.lacks) == 0 && len(r.tooEarly) == 0 && len(r.jobs) == 0 && r.durable.Covers(r.x.Held())
 }
 
 // forget drops tombstones once every member is known to have them. A job may hold what a tombstone is there to beat: it must
@@ -493,13 +530,13 @@ func (r *replica) forget() {
 			floor[o.Origin] = min(floor[o.Origin], o.Seq-1)
 		}
 	}
-	for _, p := range r.x.Forget(floor) {
-		r.dirty[p] = true
-	}
+	r.forgot(r.x.Forget(floor))
 }
 
 func (r *replica) noteJoined() {
 	if len(r.peers) > 0 && r.state() == InSync {
 		r.joined = true
 	}
+	r.endDoubt()
+	r.adoptForgotten()
 }

@@ -312,6 +312,7 @@ func TestAnOldStateLearnsItsNumbers(t *testing.T) {
 	fe1.entries, fe1.held = map[index.Path]*index.Entry{}, index.Summary{}
 	fe1.ceiling, fe1.disk = 0, map[index.Path]index.Found{}
 	fe1.start()
+	fe1.r.rejoined = w.now // it may not begin anew again so soon
 	fe1.meet(fe2, false)
 	w.settle()
 	if fe1.r.seq < given || fe1.files() != `map[a:"one" b:"two"]` {

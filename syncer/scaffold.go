@@ -23,8 +23,8 @@ func (d *Directory) prepareLocked(l *landing) (index.Plan, error) {
 		dirs = d.directoriesLocked(l) // what was changed here meanwhile may have won
 	}
 	err := d.stepsLocked(l, dirs)
-	if !l.isRevert() {
-		for _, e := range l.done {
+	if !l.isRevert() && !l.bulk {
+		for _, e := range l.done[len(l.landed):] {
 			d.r.dirty[e.Path] = true // whatever becomes of the job
 		}
 	}

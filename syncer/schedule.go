@@ -42,9 +42,15 @@ func (r *replica) absorb(j *job) {
 	if waiting < appliers || j.isRevert() || j.tries > 0 {
 		return
 	}
-	j.inline = maps.Clone(j.inline) // a frame's own
+	frame := j.inline
+	j.inline = map[index.Digest][]byte{}
+	maps.Copy(j.inline, frame)
+	early := map[*job]bool{}
+	for _, next := range r.jobs {
+		early[next] = r.mustWait(next, j)
+	}
 	r.jobs = slices.DeleteFunc(r.jobs, func(next *job) bool {
-		if next.flying || next.tries > 0 || next.isRevert() || next.from != j.from || next.cover.origin != j.cover.origin ||
+		if early[next] || next.flying || next.tries > 0 || next.isRevert() || next.from != j.from || next.cover.origin != j.cover.origin ||
 			next.cover.after != j.cover.through || next.cover.volatile != j.cover.volatile ||
 			len(j.entries)+len(next.entries) > wire.MaxEntries || j.bytes+next.bytes > wire.InlineBudget {
 			return false
@@ -59,12 +65,15 @@ func (r *replica) absorb(j *job) {
 
 // early reports whether a job must wait for those before it: jobs overtake each other, but a link is never seen before what its origin wrote
 // earlier, for that may be what it leads to. A job that failed once holds nobody up but the links that do lead to what is in it.
-func (r *replica) early(j *job) bool {
+func (r *replica) early(j *job) bool { return r.mustWait(j, j) }
+
+// mustWait reports whether a job must wait for those before a certain one.
+func (r *replica) mustWait(j, until *job) bool {
 	if !slices.ContainsFunc(j.entries, func(e *index.Entry) bool { _, link := e.Content.(index.Symlink); return link }) {
 		return false
 	}
 	for _, before := range r.jobs {
-		if before == j {
+		if before == until {
 			return false
 		}
 		if before.cover.origin == j.cover.origin && !before.isRevert() && (before.tries == 0 || j.leadsTo(before)) {
@@ -123,6 +132,7 @@ func (r *replica) plan(j *job) index.Plan {
 func (r *replica) land(e *index.Entry) {
 	r.x.Merge(e)
 	delete(r.deletes, e.Path)
+	delete(r.lacks, e.Path)
 	r.note(e.Stamp)
 }
 
@@ -139,6 +149,22 @@ func (r *replica) note(s index.Stamp) {
 //
 // It comes after land, when the disk keeps what it shows: only then may the state on disk say so too.
 func (r *replica) finish(now time.Time, j *job, done []*index.Entry, failed bool) {
+	if failed {
+		j.flying = false
+		j.tries++
+		j.notTill = now.Add(min(time.Second<<min(j.tries-1, 5), 30*time.Second))
+		r.split(j)
+		return
+	}
+	r.drop(j)
+	r.settleDone(now, j, done)
+	if !j.isRevert() {
+		r.complete(now, j.cover)
+	}
+}
+
+// settleDone takes what a job has brought to the disk for good.
+func (r *replica) settleDone(now time.Time, j *job, done []*index.Entry) {
 	for _, e := range done {
 		switch {
 		case !j.isRevert():
@@ -146,16 +172,6 @@ func (r *replica) finish(now time.Time, j *job, done []*index.Entry, failed bool
 		case j.reverts[e.Path]:
 			r.reverted[e.Path] = now
 		}
-	}
-	if failed {
-		j.flying = false
-		j.tries++
-		j.notTill = now.Add(min(time.Second<<min(j.tries-1, 5), 30*time.Second))
-		return
-	}
-	r.drop(j)
-	if !j.isRevert() {
-		r.complete(now, j.cover)
 	}
 }
 
@@ -165,10 +181,43 @@ func (r *replica) abandon(now time.Time, j *job) {
 		r.finish(now, j, nil, true)
 		return
 	}
+	j.flying, j.notTill = false, now
+	if r.split(j) {
+		return
+	}
 	r.drop(j)
 	if v := r.peers[j.from]; v != nil {
 		v.again, v.haveAt = true, now.Add(time.Second)
 	}
+}
+
+// split makes of a job that failed one for each of its batches: what belongs together shares a fate, not what travelled together. It reports whether
+// there was more than one.
+func (r *replica) split(j *job) bool {
+	if j.isRevert() || len(j.landed) > 0 || len(j.entries) == 0 || j.entries[0].Batch == j.entries[len(j.entries)-1].Batch {
+		return false
+	}
+	var parts []*job
+	after := j.cover.after
+	for entries := j.entries; len(entries) > 0; {
+		n := 1
+		for n < len(entries) && entries[n].Batch == entries[0].Batch {
+			n++
+		}
+		part := *j
+		part.entries, part.bytes, part.tries = entries[:n], 0, max(j.tries, 1)
+		part.cover.after = after
+		if entries = entries[n:]; len(entries) > 0 {
+			part.cover.through = min(part.entries[n-1].Seq, j.cover.through)
+		}
+		part.cover.volatile = !slices.ContainsFunc(part.entries, func(e *index.Entry) bool { return e.Expires == 0 })
+		after = part.cover.through
+		parts = append(parts, &part)
+	}
+	parts[0].bytes = j.bytes
+	at := slices.Index(r.jobs, j)
+	r.jobs = slices.Replace(r.jobs, at, at+1, parts...)
+	return true
 }
 
 // flying reports whether any job is under way.
@@ -367,8 +416,15 @@ func (r *replica) judgeDeletes(now time.Time) {
 		return
 	}
 	slices.SortFunc(due, func(a, b index.Change) int { return cmp.Compare(b.Path.String(), a.Path.String()) })
-	r.author(due, func(index.Change) index.Stamp {
-		return index.Stamp{Written: true, HLC: r.tickClock(now), Node: r.self.Node}
+	r.author(due, func(c index.Change) index.Stamp {
+		stamp := index.Stamp{Written: true, Node: r.self.Node}
+		if r.unseen[c.Path] { // no later than need be: what was written there since stands
+			stamp.HLC = r.x.Live(c.Path).Stamp.HLC + 1
+			r.note(stamp)
+		} else {
+			stamp.HLC = r.tickClock(now)
+		}
+		return stamp
 	})
 	r.recent = append(r.recent, deletion{now, lost})
 }
@@ -407,7 +463,10 @@ func (r *replica) wake(now time.Time) time.Time {
 type unsaved struct {
 	put    []*index.Entry
 	remove []index.Path
-	held   index.Summary // nil: as it was
+	held   index.Summary // nil: as it was, and so is the rest
+
+	forgotten index.Summary
+	doubtless bool // nothing is in doubt any more
 }
 
 func (u unsaved) empty() bool { return len(u.put) == 0 && len(u.remove) == 0 && u.held == nil }
@@ -425,6 +484,7 @@ func (r *replica) takeDirty() unsaved {
 	clear(r.dirty)
 	if r.raised {
 		u.held = r.x.Held().Clone()
+		u.forgotten, u.doubtless = r.forgotten.Clone(), len(r.doubt.content) == 0
 		r.raised = false
 	}
 	return u
@@ -450,6 +510,7 @@ func (r *replica) persisted(now time.Time, u unsaved) {
 		}
 	}
 	r.forget()
+	r.adoptForgotten()
 }
 
 // State is how a directory stands on this node.

@@ -1,297 +1,399 @@
 package syncer
 
 import (
-	"fmt"
-	"path"
+	"cmp"
+	"crypto/sha256"
+	"errors"
 	"slices"
-	"strings"
 	"time"
 
+	"certswarm/internal/durable"
 	"certswarm/syncer/index"
+	"certswarm/syncer/pairs"
+	"certswarm/syncer/wire"
 )
 
-// What belongs together goes out together. A key and its certificate are two files, written one after the other by programs that
-// know nothing of each other's readers; whoever gets the one without the other serves neither. So a change that is not whole, or whose other half
-// does not go with it yet, is held: to the fleet it has not happened. See decisions/0015.
+// A change that is not whole, or whose other half does not go with it yet (package pairs), is held: to the fleet it has not happened. Nothing is
+// remembered of it; the disk is the truth. See decisions/0015.
 
-const (
-	settleDelay = 50 * time.Millisecond // a new half waits that long for the other, and links for more links
-	settleMost  = time.Second           // but links that long at most, however many more come
-	// heldPatience is how long something may be held before that is a fault, and before what would be as well without it goes ahead: the
-	// rest is usually on its way.
-	heldPatience = 2 * time.Second
-)
-
-// set names files of one directory that belong together, going by their names: a key and the certificates for it.
-type set struct {
-	dir  index.Path
-	of   string // what the names have in common
-	role bool   // the names say what the files are, and of is the generation
+// holding is a change on this disk that is not told to the fleet, and since when.
+type holding struct {
+	pairs.Hold
+	since time.Time    // when it was first seen, whatever it looked like then
+	stat  durable.Stat // as it was last seen
+	moved time.Time    // when it became so
+	with  []index.Path // it is judged again when one of these was looked at
+	told  bool         // that it is held
 }
 
-// roleNames are those that ACME clients and manuals give to keys and certificates, around the number of a generation (certbot's privkey12.pem, dehydrated's
-// privkey-1700000000.pem).
-var roleNames = [][2]string{
-	{"privkey", ".pem"}, {"key", ".pem"}, {"cert", ".pem"}, {"fullchain", ".pem"}, {"chain", ".pem"},
-	{"privkey", ".key"}, {"cert", ".key"}, {"cert", ".crt"}, {"cert", ".cer"}, {"fullchain", ".crt"}, {"fullchain", ".cer"},
+// reportable reports whether a change has been held for so long that people should know.
+func (h holding) reportable(now time.Time) bool {
+	return h.Why != "" && !now.Before(h.since.Add(pairs.Patience))
 }
 
-// siteNames are what is added to a site's name: x.key beside x.crt (lego), x.cer (acme.sh) or x.pem; x-key.pem (mkcert); x.key.pem.
-var siteNames = []string{".key", ".crt", ".cer", ".pem", "-key.pem", "-cert.pem", ".key.pem", ".cert.pem"}
+// maxPEM is up to how many bytes a file is judged; a larger one is no key and no certificate.
+const maxPEM = 1 << 20
 
-// setOf returns the set that a file of a PEM-like name is of.
-func setOf(p index.Path) (s set, ok bool) {
-	base := p.Base()
-	if !pemLike(base) {
-		return set{}, false
+// settling is one survey being judged: which of the changes that it found go out now.
+type settling struct {
+	*Directory
+	s      *survey
+	now    time.Time
+	looked map[index.Path]bool
+	listed map[index.Path]bool
+	first  map[index.Path]time.Time // by directory: when the first of its changed links was seen
+	moved  map[index.Path]time.Time // and when one of them was last moved
+	held   map[index.Path]holding
+}
+
+// settleLocked holds what must wait. It adds to the survey what belongs to what it found, so that all of a set is observed together.
+//
+// What this node may not change is not judged: it is put back, and need not be whole for that. Nor is what comes from peers, for its
+// origin has judged it: it is in the index already when it is seen here.
+func (d *Directory) settleLocked(s *survey) {
+	j := &settling{
+		Directory: d, s: s, now: time.Now(), looked: map[index.Path]bool{}, listed: map[index.Path]bool{},
+		moved: map[index.Path]time.Time{}, first: map[index.Path]time.Time{}, held: map[index.Path]holding{},
 	}
-	s.dir = p.Parent()
-	ext := path.Ext(base)
-	stem := strings.TrimSuffix(base, ext)
-	word := strings.TrimRight(stem, "0123456789")
-	if word != stem {
-		word = strings.TrimSuffix(word, "-")
+	for _, p := range s.Looked {
+		j.looked[p] = true
 	}
-	if slices.Contains(roleNames, [2]string{word, ext}) {
-		return set{s.dir, stem[len(word):], true}, true
+	for _, dir := range s.Listed {
+		j.listed[dir] = true
 	}
-	s.of = stem
-	if ext == ".pem" {
-		for _, suffix := range []string{"-key", "-cert", ".key", ".cert"} {
-			if site, cut := strings.CutSuffix(stem, suffix); cut && site != "" {
-				s.of = site
-				break
+	j.recallLocked()
+	changed := j.changesLocked()
+	done := map[pairs.Set]bool{}
+	for _, p := range changed {
+		of, _ := pairs.SetOf(p)
+		if done[of] {
+			continue
+		}
+		done[of] = true
+		j.judgeLocked(of)
+	}
+	for _, p := range s.busy {
+		j.keep(p, pairs.Hold{Why: errBusy.Error()}, nil)
+	}
+	j.followLinksLocked()
+	j.concludeLocked()
+}
+
+// recallLocked looks again at what is held and has to do with something that was looked at.
+func (j *settling) recallLocked() {
+	for again := len(j.holds) > 0; again; {
+		again = false
+		for p, h := range j.holds {
+			if !j.looked[p] && slices.ContainsFunc(h.with, func(q index.Path) bool { return j.looked[q] }) {
+				j.lookLocked(p)
+				again = true
 			}
 		}
 	}
-	if s.of != "" && s.of == siteOf(s.dir) {
-		s.of, s.role = "", true
-	}
-	return s, true
 }
 
-// siteOf returns the site whose files alone are in a directory, going by its name: acme.sh has example.com_ecc/example.com.key beside
-// fullchain.cer.
-func siteOf(dir index.Path) string { return strings.TrimSuffix(dir.Base(), "_ecc") }
+// lookLocked adds one path to the survey.
+func (j *settling) lookLocked(p index.Path) {
+	if j.looked[p] {
+		return
+	}
+	j.looked[p] = true
+	j.lookInto(j.s, p)
+	if got, ok := j.s.sights[p]; ok {
+		j.verifySightLocked(j.s, p, got)
+	}
+}
 
-// members returns every path that setOf says is of the set, but for spellings that nobody uses.
-func (s set) members() []index.Path {
-	var names []string
-	if s.role {
-		for _, n := range roleNames {
-			names = append(names, n[0]+s.of+n[1])
+// changesLocked returns what the survey found of PEM-like names that is not what the fleet has, in order.
+func (j *settling) changesLocked() (out []index.Path) {
+	links := map[index.Path]bool{}
+	for p, got := range j.s.sights {
+		if !pairs.IsPEMName(p.Base()) || !j.judgedLocked(p, got) {
+			continue
+		}
+		out = append(out, p)
+		if got.stat.Kind == durable.Symlink {
+			links[p.Parent()] = true
 		}
 	}
-	if site := siteOf(s.dir); !s.role {
-		for _, suffix := range siteNames {
-			names = append(names, s.of+suffix)
-		}
-	} else if s.of == "" && site != "" {
-		for _, suffix := range siteNames {
-			names = append(names, site+suffix)
-		}
-	}
-	var out []index.Path
-	for _, name := range names {
-		if p, err := s.dir.Join(name); err == nil {
-			if of, ok := setOf(p); ok && of == s {
+	for p, h := range j.holds { // the links of one directory settle together
+		if h.stat.Kind == durable.Symlink && links[p.Parent()] && !j.looked[p] {
+			j.lookLocked(p)
+			if got, ok := j.s.sights[p]; ok && j.judgedLocked(p, got) {
 				out = append(out, p)
 			}
 		}
 	}
+	for _, p := range out {
+		got := j.s.sights[p]
+		if dir := p.Parent(); got.stat.Kind == durable.Symlink {
+			since, moved := j.timesOf(p, got)
+			if first, some := j.first[dir]; !some || since.Before(first) {
+				j.first[dir] = since
+			}
+			if moved.After(j.moved[dir]) {
+				j.moved[dir] = moved
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b index.Path) int { return cmp.Compare(a.String(), b.String()) })
 	return out
 }
 
-// together returns, for each of the entries, up to which of them the sets reach that it or one before it is of: a batch may end there.
-func together(entries []*index.Entry) []int {
-	last := map[set]int{}
-	for i, e := range entries {
-		if s, ok := setOf(e.Path); ok {
-			last[s] = i
-		}
-	}
-	reach := make([]int, len(entries))
-	furthest := 0
-	for i, e := range entries {
-		furthest = max(furthest, i)
-		if s, ok := setOf(e.Path); ok {
-			furthest = max(furthest, last[s])
-		}
-		reach[i] = furthest
-	}
-	return reach
+// judgedLocked reports whether a sight is a change that may have to wait.
+func (j *settling) judgedLocked(p index.Path, got sight) bool {
+	return j.changedLocked(p, got) && !j.r.reserved(p) && !j.r.ownedByOthers(p)
 }
 
-// What people are told to do.
-const (
-	writeAgain = "; the other nodes keep what they have until it is whole: write it again"
-	writeOther = "; the other nodes keep the pair that they have: write the half that is missing, or rename one if the two are no pair"
-)
-
-// member is one file of a set, or a link with what it leads to, as it is on the disk.
-type member struct {
-	path    index.Path
-	pem     pemFile
-	busy    bool      // somebody writes it, so nothing can be said of it
-	changed bool      // it is not what the fleet has
-	fresh   bool      // the fleet has nothing there
-	since   time.Time // of what changed: when that was first seen
-}
-
-// partial reports whether a member cannot be told yet, whatever the others are.
-func (m member) partial() bool { return m.busy || m.changed && m.pem.broken != "" }
-
-// chained reports whether a member is the upper part of a chain, be it by its name alone: a CA may have issued its certificate to itself.
-func (m member) chained() bool {
-	word, _, _ := strings.Cut(m.path.Base(), ".")
-	return m.pem.chain || strings.TrimRight(word, "-0123456789") == "chain"
-}
-
-// scene is a set at one moment.
-type scene struct {
-	members []member
-	started bool      // the start-up scan is over: what is new was written just now
-	absent  bool      // the fleet has a file of the set that this disk does not have
-	quiet   time.Time // when the links in the directory will have been left alone long enough
-}
-
-// hold is why a change is not told yet.
-type hold struct {
-	why   string    // for people; "" if it only waits for something else that is held, or for a moment
-	until time.Time // when to look again; zero: when something changes
-}
-
-// judge says which of the changes in a set are held. What is not whole is; the others go all together or not at all, but for what only a
-// whole pair beside it shows not to belong there.
-func (s scene) judge(now time.Time) map[index.Path]hold {
-	held := map[index.Path]hold{}
-	first := now
-	for _, m := range s.members {
-		if m.changed && m.since.Before(first) {
-			first = m.since
+// changedLocked reports whether a file or link says something else than what the fleet has there.
+func (j *settling) changedLocked(p index.Path, got sight) bool {
+	e := j.r.x.Live(p)
+	switch found := got.found.Content.(type) {
+	case index.File:
+		if e != nil {
+			known, file := e.Content.(index.File)
+			return !file || known.Digest != found.Digest
 		}
-		if m.changed && !m.busy && m.pem.broken != "" {
-			held[m.path] = hold{why: m.pem.broken + writeAgain}
-		}
+	case index.Symlink:
+		return e == nil || e.Content != got.found.Content
+	default:
+		return false
 	}
-	holdAll := func(why string, blamed index.Path, until time.Time) {
-		for _, m := range s.members {
-			if m.changed && !m.partial() {
-				held[m.path] = hold{until: until}
-			}
-		}
-		if why != "" {
-			held[blamed] = hold{why, until}
-		}
-	}
-	patience := first.Add(heldPatience)
-	if !s.started {
-		patience = now // nobody is at it: it lay there before
-	}
-	keys, certificates := s.halves()
-	bad, whole := mismatches(keys, certificates)
+	return true
+}
+
+// timesOf returns since when a change is known, and when it was last another.
+func (j *settling) timesOf(p index.Path, got sight) (since, moved time.Time) {
+	h, known := j.holds[p]
 	switch {
-	case s.blocked(now.Before(patience)):
-		holdAll("", index.Path{}, time.Time{})
-	case now.Before(s.quiet):
-		holdAll("", index.Path{}, s.quiet)
-	case len(bad) > 0 && !aside(bad, whole):
-		holdAll(bad[0].why, bad[0].path, time.Time{})
-	case len(bad) > 0 && now.Before(patience):
-		holdAll("", index.Path{}, patience)
-	case len(bad) > 0:
-		for _, m := range bad {
-			if m.changed {
-				held[m.path] = hold{why: m.why}
-			}
-		}
-	case !s.started || len(keys)+len(certificates) == 0 || len(keys) > 0 && len(certificates) > 0:
-	case s.absent && now.Before(patience): // it is being replaced, or its deletion is on its way
-		holdAll("", index.Path{}, now.Add(settleDelay))
-	case slices.ContainsFunc(append(keys, certificates...), member.isNew) && now.Before(first.Add(settleDelay)):
-		holdAll("", index.Path{}, first.Add(settleDelay))
+	case !known:
+		return j.now, j.now
+	case h.stat != got.stat:
+		return h.since, j.now
 	}
-	return held
+	return h.since, h.moved
 }
 
-// blocked reports whether a file that cannot be told yet keeps the others back: the fleet's version of it need not go with what they are
-// now. What the fleet never had is in nobody's way for long.
-func (s scene) blocked(early bool) bool {
-	return slices.ContainsFunc(s.members, func(m member) bool { return m.partial() && (early || !m.fresh) })
-}
-
-// halves returns the members that hold a key and those that hold its owner's certificate; none if one of them cannot be told.
-func (s scene) halves() (keys, certificates []member) {
-	var authorities []member
-	for _, m := range s.members {
-		switch {
-		case m.partial():
+// judgeLocked judges one set.
+func (j *settling) judgeLocked(of pairs.Set) {
+	snapshot := pairs.Snapshot{Started: j.r.seeded}
+	var with []index.Path
+	for _, p := range of.Members() {
+		if j.disk.ignored.match(p) {
 			continue
-		case m.pem.unknown:
-			return nil, nil
-		case len(m.pem.holds) > 0:
-			keys = append(keys, m)
 		}
+		if !j.looked[p] && !j.listed[of.Dir()] {
+			j.lookLocked(p)
+		}
+		e := j.r.x.Live(p)
+		found, there := j.s.Found[p]
+		got, seen := j.s.sights[p]
 		switch {
-		case !m.pem.certified || m.chained():
-		case m.pem.authority:
-			authorities = append(authorities, m)
-		default:
-			certificates = append(certificates, m)
+		case !there:
+			snapshot.Absent = snapshot.Absent || e != nil
+			continue
+		case found.Held:
+			snapshot.Members = append(snapshot.Members, pairs.Member{Path: p, Busy: true, New: e == nil})
+			with = append(with, p)
+			continue
+		case !seen || got.stat.Kind == durable.Directory:
+			continue
+		}
+		m := pairs.Member{Path: p, Changed: j.judgedLocked(p, got), New: e == nil}
+		var by []index.Path
+		m.File, m.Busy, by = j.readLocked(p, got)
+		m.Since, _ = j.timesOf(p, got)
+		if m.Changed && got.stat.Kind == durable.Symlink {
+			snapshot.LinksSince, snapshot.LinksMoved = j.first[of.Dir()], j.moved[of.Dir()]
+		}
+		snapshot.Members = append(snapshot.Members, m)
+		with = append(append(with, p), by...)
+	}
+	held := snapshot.Judge(j.now)
+	for p, h := range held {
+		j.keep(p, h, with)
+	}
+	j.dateLocked(snapshot, held)
+}
+
+// dateLocked gives the files of a pair that were found at start-up, and so get the disk's dates, one date: against the fleet they win or lose
+// together.
+func (j *settling) dateLocked(snapshot pairs.Snapshot, held map[index.Path]pairs.Hold) {
+	if j.r.seeded {
+		return
+	}
+	var latest index.Found
+	var free []index.Path
+	for _, m := range snapshot.Members {
+		if _, waits := held[m.Path]; waits || !m.Changed {
+			continue
+		}
+		free = append(free, m.Path)
+		found := j.s.Found[m.Path]
+		if found.Modified.After(latest.Modified) {
+			latest.Modified = found.Modified
+		}
+		if found.Changed.After(latest.Changed) {
+			latest.Changed = found.Changed
 		}
 	}
-	if len(certificates) == 0 { // a CA's own, or a self-signed one as openssl makes it
-		certificates = authorities
+	for _, p := range free {
+		found := j.s.Found[p]
+		found.Modified, found.Changed = latest.Modified, latest.Changed
+		j.s.Found[p] = found
 	}
-	return keys, certificates
 }
 
-// misfit is a member that goes with no other, and why.
-type misfit struct {
-	member
-	why string
-}
-
-// mismatches returns the certificates without their key and the changed keys without a certificate, what changed first; whole is true if some key
-// and some certificate do go together. A key that is as it was is no misfit by itself: it may be one too many.
-func mismatches(keys, certificates []member) (bad []misfit, whole bool) {
-	if len(keys) == 0 || len(certificates) == 0 {
-		return nil, false
+// readLocked returns what a file says, or the file that a link leads to; by is what else was looked at for that.
+func (j *settling) readLocked(p index.Path, got sight) (f pairs.File, busy bool, by []index.Path) {
+	link := p
+	for range 8 {
+		target, isLink := got.found.Content.(index.Symlink)
+		if !isLink {
+			break
+		}
+		to, inside := p.Resolve(target.Target)
+		if !inside {
+			return pairs.File{}, false, by
+		}
+		by = append(by, to)
+		next, known := j.s.sights[to]
+		if !known {
+			var err error
+			next, err = j.disk.look(to)
+			if errors.Is(err, errBusy) {
+				return pairs.File{}, true, by
+			}
+			if err != nil {
+				return pairs.File{}, false, by // it leads nowhere; that is not for us to judge
+			}
+		}
+		p, got = to, next
 	}
-	likely := func(members []member) index.Path { // the other half of a misfit
-		i := slices.IndexFunc(members, func(m member) bool { return m.changed })
-		return members[max(i, 0)].path
+	file, ok := got.found.Content.(index.File)
+	if !ok || file.Size > maxPEM {
+		return pairs.File{}, false, by
 	}
-	goes := func(k, c member) bool { return slices.Contains(k.pem.holds, c.pem.certifies) }
-	for _, k := range keys {
-		if k.changed && !slices.ContainsFunc(certificates, func(c member) bool { return goes(k, c) }) {
-			bad = append(bad, misfit{k, fmt.Sprintf("it is not the key of the certificate in %s", likely(certificates)) + writeOther})
+	content := got.data
+	if file.Size > wire.MaxInline {
+		var err error
+		content, err = j.disk.root.ReadFile(p.String(), maxPEM)
+		if err != nil || sha256.Sum256(content) != file.Digest {
+			return pairs.File{}, true, by
 		}
 	}
-	for _, c := range certificates {
-		if slices.ContainsFunc(keys, func(k member) bool { return goes(k, c) }) {
-			whole = true
-		} else {
-			bad = append(bad, misfit{c, fmt.Sprintf("its certificate is not for the key in %s", likely(keys)) + writeOther})
+	f = pairs.Read(link.Base(), content)
+	if f.Broken != "" && link != p {
+		f.Broken = "it leads to " + p.String() + ", and there " + f.Broken
+	}
+	return f, false, by
+}
+
+// followLinksLocked holds the links to what is held, or to a directory in which something is: to the others they would lead nowhere.
+func (j *settling) followLinksLocked() {
+	if len(j.held)+len(j.holds) == 0 {
+		return
+	}
+	for p, got := range j.s.sights {
+		link, ok := got.found.Content.(index.Symlink)
+		if _, held := j.held[p]; !ok || held || !j.judgedLocked(p, got) {
+			continue
+		}
+		to, inside := p.Resolve(link.Target)
+		if !inside {
+			continue
+		}
+		if q := j.heldUnder(to); !q.IsZero() {
+			j.keep(p, pairs.Hold{Why: "it leads to " + to.String() + ", and " + q.String() + " is held"}, []index.Path{q})
 		}
 	}
-	slices.SortStableFunc(bad, func(a, b misfit) int { return compareChanged(a.member, b.member) })
-	return bad, whole
 }
 
-func compareChanged(a, b member) int {
-	switch {
-	case a.changed == b.changed:
-		return 0
-	case a.changed:
-		return -1
+// heldUnder returns a PEM-like file that is held at or below p, the zero Path if there is none.
+func (j *settling) heldUnder(p index.Path) (q index.Path) {
+	note := func(h index.Path) {
+		if pairs.IsPEMName(h.Base()) && h.Under(p) && (q.IsZero() || h.String() < q.String()) {
+			q = h
+		}
 	}
-	return 1
+	for h := range j.held {
+		note(h)
+	}
+	for h := range j.holds {
+		if !j.looked[h] {
+			note(h)
+		}
+	}
+	return q
 }
 
-// aside reports whether the misfits are beside the point: the fleet has them as they are, or nothing in their place while a whole pair stands there.
-func aside(bad []misfit, whole bool) bool {
-	return !slices.ContainsFunc(bad, func(m misfit) bool { return m.changed && !(m.fresh && whole) })
+// keep holds one path.
+func (j *settling) keep(p index.Path, h pairs.Hold, with []index.Path) {
+	got := j.s.sights[p]
+	now := holding{Hold: h, with: with, stat: got.stat, told: j.holds[p].told}
+	now.since, now.moved = j.timesOf(p, got)
+	j.held[p] = now
+	j.s.Found[p] = index.Found{Held: true}
 }
 
-func (m member) isNew() bool { return m.changed && m.fresh }
+// concludeLocked keeps what is held from here on, and makes appointments: for the moment at which something goes by time alone, and for
+// the one at which people should know of it. Otherwise there is news to wait for.
+func (j *settling) concludeLocked() {
+	for p := range j.holds {
+		if _, still := j.held[p]; !still && j.goneLocked(p) {
+			delete(j.holds, p)
+		}
+	}
+	writing := map[index.Path]bool{}
+	for _, p := range j.s.busy {
+		writing[p] = true
+	}
+	for p, h := range j.held {
+		if !writing[p] {
+			delete(j.seen, p) // so that whoever is about to replace it looks first
+		}
+		report := h.since.Add(pairs.Patience)
+		if h.reportable(j.now) && !h.told {
+			h.told = true
+			j.log.Warn("held: "+h.Why, "problem", string(HeldFile), "path", p.String())
+		}
+		j.holds[p] = h
+		if writing[p] {
+			continue // it is looked at again and again
+		}
+		at := h.Until
+		if j.now.Before(report) {
+			j.s.busy = append(j.s.busy, p) // whoever wants to replace it should wait a moment
+			if at.IsZero() || report.Before(at) {
+				at = report
+			}
+		}
+		if at.After(j.now) {
+			j.s.until[p] = at
+		}
+	}
+}
+
+// goneLocked reports whether the survey says that what was held at p is not held any more: it looked there, or saw that nothing is.
+func (j *settling) goneLocked(p index.Path) bool {
+	if j.looked[p] || j.listed[p.Parent()] {
+		return true
+	}
+	for dir := p.Parent(); !dir.IsZero(); dir = dir.Parent() {
+		if found, there := j.s.Found[dir]; j.looked[dir] {
+			_, directory := found.Content.(index.Directory)
+			return !there || !found.Held && !directory
+		}
+	}
+	return false
+}
+
+// heldFaultsLocked lists what has been held for too long.
+func (d *Directory) heldFaultsLocked(now time.Time) (out []Fault) {
+	for p, h := range d.holds {
+		if h.reportable(now) {
+			out = append(out, Fault{Code: HeldFile, Path: p.String(), Since: h.since, Text: h.Why})
+		}
+	}
+	return out
+}

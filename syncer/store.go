@@ -19,6 +19,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // seqBlock is how many sequence numbers are reserved on disk at once, so that noticing a change never waits for a sync. A crash
@@ -30,6 +31,7 @@ type store struct {
 	state   *durable.Root // the file lies in it, by this name
 	name    string
 	db      *bbolt.DB
+	file    *os.File                             // db's; to be closed where db cannot be
 	is      os.FileInfo                          // of the file, to know it again
 	update  func(func(tx *bbolt.Tx) error) error // db's, guarded
 	ceiling uint64                               // numbers up to here are reserved
@@ -37,14 +39,18 @@ type store struct {
 }
 
 var (
-	bucketState   = []byte("state")   // incarnation, ceiling
-	bucketEntries = []byte("entries") // path -> origin, sealed entry
-	bucketHeld    = []byte("held")    // origin -> seq
-	bucketKeys    = []byte("keys")    // node id -> public key
+	bucketState     = []byte("state")     // incarnation, ceiling
+	bucketEntries   = []byte("entries")   // path -> origin, sealed entry
+	bucketHeld      = []byte("held")      // origin -> seq
+	bucketForgotten = []byte("forgotten") // origin -> seq
+	bucketDoubted   = []byte("doubted")   // as entries, of a life before
+	bucketUntil     = []byte("until")     // origin -> seq; see doubt
+	bucketKeys      = []byte("keys")      // node id -> public key
 
 	keyIncarnation = []byte("incarnation")
 	keySeeded      = []byte("seeded") // the first scan of the incarnation was saved
 	keyCeiling     = []byte("ceiling")
+	keyRejoined    = []byte("rejoined") // Unix seconds
 )
 
 // openStore opens the state of a directory and reads all of it, or begins a new incarnation where there is none. One that is damaged is set aside for
@@ -76,10 +82,7 @@ func (s *store) open(scope wire.Scope) (m memory, err error) {
 	if err == nil {
 		return m, nil
 	}
-	if s.db != nil && !errors.As(err, new(panicked)) {
-		err = errors.Join(err, s.db.Close())
-	}
-	s.db = nil
+	s.letGo(err)
 	if isDamage(err) {
 		return memory{}, &damaged{why: err}
 	}
@@ -92,7 +95,7 @@ func (s *store) openFile() error {
 	}
 	var db *bbolt.DB
 	err := s.state.Do(durable.Effect{Act: durable.ActOpen, Name: s.name}, func() (err error) {
-		db, err = bbolt.Open(s.path(), 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType})
+		db, err = bbolt.Open(s.path(), 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType, OpenFile: s.keepFile})
 		return err
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
@@ -112,12 +115,34 @@ func (s *store) openFile() error {
 	return intact(db)
 }
 
-// close lets go of the file. One that is damaged is left as it is: bbolt may hold locks in it for ever.
+func (s *store) keepFile(name string, flag int, perm os.FileMode) (file *os.File, err error) {
+	s.file, err = os.OpenFile(name, flag, perm)
+	return s.file, err
+}
+
+// close lets go of the file.
 func (s *store) close() error {
 	if s.damage.Load() != nil {
-		return nil
+		return s.leave()
 	}
 	return s.db.Close()
+}
+
+// leave is close without bbolt, which may have been thrown out of the middle of something and hold its own locks for ever. What it has mapped stays
+// mapped, and would keep the lock of the file.
+func (s *store) leave() error {
+	return errors.Join(unix.Flock(int(s.file.Fd()), unix.LOCK_UN), s.file.Close())
+}
+
+// letGo is close after the error of an open. What comes of it is no news.
+func (s *store) letGo(why error) {
+	switch {
+	case errors.As(why, new(panicked)) && s.file != nil:
+		_ = s.leave()
+	case s.db != nil:
+		_ = s.db.Close()
+	}
+	s.db = nil
 }
 
 // memory is what a replica starts from.
@@ -127,13 +152,16 @@ type memory struct {
 	seq         uint64
 	entries     []*index.Entry
 	held        index.Summary
+	forgotten   index.Summary
+	doubt       doubt
+	rejoined    time.Time
 	keys        map[fleet.NodeID]ed25519.PublicKey
 }
 
 // load reads everything, begins an incarnation if there is none, and reserves the first numbers of this run. Where an old state cannot be
 // written (a full disk), there are none for now.
 func (s *store) load(scope wire.Scope) (memory, error) {
-	m := memory{held: index.Summary{}, keys: map[fleet.NodeID]ed25519.PublicKey{}, incarnation: rand.Uint64(), fresh: true}
+	m := memory{held: index.Summary{}, forgotten: index.Summary{}, keys: map[fleet.NodeID]ed25519.PublicKey{}, incarnation: rand.Uint64(), fresh: true}
 	known := false
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		state := tx.Bucket(bucketState)
@@ -146,6 +174,9 @@ func (s *store) load(scope wire.Scope) (memory, error) {
 		m.fresh = state.Get(keySeeded) == nil
 		if raw := state.Get(keyCeiling); len(raw) == 8 {
 			m.seq = binary.BigEndian.Uint64(raw)
+		}
+		if raw := state.Get(keyRejoined); len(raw) == 8 {
+			m.rejoined = time.Unix(int64(binary.BigEndian.Uint64(raw)), 0)
 		}
 		return m.read(tx, scope)
 	})
@@ -163,7 +194,7 @@ func (s *store) load(scope wire.Scope) (memory, error) {
 func (s *store) begin(incarnation uint64) error {
 	ceiling := s.ceiling + seqBlock
 	err := s.update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketState, bucketEntries, bucketHeld, bucketKeys} {
+		for _, name := range [][]byte{bucketState, bucketEntries, bucketHeld, bucketForgotten, bucketDoubted, bucketUntil, bucketKeys} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -178,15 +209,27 @@ func (s *store) begin(incarnation uint64) error {
 }
 
 func (m *memory) read(tx *bbolt.Tx, scope wire.Scope) error {
+	m.doubt = doubt{content: map[index.Path]index.Content{}, until: index.Summary{}}
 	for _, name := range [][]byte{bucketEntries, bucketHeld, bucketKeys} {
 		if tx.Bucket(name) == nil {
 			return errRecord
 		}
 	}
-	if err := readSummary(tx.Bucket(bucketHeld), m.held); err != nil {
+	err := readSummary(tx.Bucket(bucketHeld), m.held)
+	if err == nil && tx.Bucket(bucketDoubted) != nil { // else it was made before there was such a thing
+		err = errors.Join(readSummary(tx.Bucket(bucketForgotten), m.forgotten), readSummary(tx.Bucket(bucketUntil), m.doubt.until),
+			tx.Bucket(bucketDoubted).ForEach(func(k, v []byte) error {
+				e, err := readEntry(k, v)
+				if err == nil {
+					m.doubt.content[e.Path] = e.Content
+				}
+				return err
+			}))
+	}
+	if err != nil {
 		return err
 	}
-	err := tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
+	err = tx.Bucket(bucketKeys).ForEach(func(k, v []byte) error {
 		if len(k) != len(fleet.NodeID{}) || len(v) != ed25519.PublicKeySize {
 			return errRecord
 		}
@@ -263,11 +306,12 @@ func (s *store) save(u unsaved, keys map[fleet.NodeID]ed25519.PublicKey) error {
 				return err
 			}
 		}
-		held := tx.Bucket(bucketHeld)
-		for o, seq := range u.held {
-			if err := held.Put(originKey(o), number(seq)); err != nil {
-				return err
-			}
+		err := errors.Join(putSummary(tx.Bucket(bucketHeld), u.held), putSummary(tx.Bucket(bucketForgotten), u.forgotten))
+		if err == nil && u.doubtless {
+			err = empty(tx, bucketDoubted, bucketUntil)
+		}
+		if err != nil {
+			return err
 		}
 		known := tx.Bucket(bucketKeys)
 		for id, key := range keys {
@@ -279,6 +323,49 @@ func (s *store) save(u unsaved, keys map[fleet.NodeID]ed25519.PublicKey) error {
 	})
 	if err != nil {
 		return fmt.Errorf("the state database %s cannot be written: %w", s.path(), err)
+	}
+	return nil
+}
+
+// rejoin begins a new incarnation, which knows nothing but what is in doubt until it holds enough.
+func (s *store) rejoin(doubted []*index.Entry, until index.Summary, now time.Time) error {
+	err := s.write(func(tx *bbolt.Tx) error {
+		state := tx.Bucket(bucketState)
+		err := errors.Join(empty(tx, bucketEntries, bucketHeld, bucketForgotten, bucketDoubted, bucketUntil),
+			state.Delete(keySeeded), state.Delete(keyCeiling), state.Put(keyIncarnation, number(rand.Uint64())),
+			state.Put(keyRejoined, number(uint64(now.Unix()))), putSummary(tx.Bucket(bucketUntil), until))
+		for _, e := range doubted {
+			err = errors.Join(err, tx.Bucket(bucketDoubted).Put([]byte(e.Path.String()), append(originKey(e.Origin), wire.EncodeEntry(e)...)))
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("the state database %s cannot begin anew: %w", s.path(), err)
+	}
+	return nil
+}
+
+// empty takes everything out of buckets. One that is empty is left as it is, for to make another costs pages.
+func empty(tx *bbolt.Tx, names ...[]byte) error {
+	for _, name := range names {
+		if first, _ := tx.Bucket(name).Cursor().First(); first == nil {
+			continue
+		}
+		if err := tx.DeleteBucket(name); err != nil {
+			return err
+		}
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putSummary(into *bbolt.Bucket, s index.Summary) error {
+	for o, seq := range s {
+		if err := into.Put(originKey(o), number(seq)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

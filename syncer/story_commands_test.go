@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,6 +129,15 @@ func (m *machine) do(verb string, args []string) {
 		for _, name := range args {
 			delete(m.disk, index.MustPath(name))
 		}
+		m.start()
+	case "is-backed-up": // state and disk
+		m.backup = &machine{
+			entries: maps.Clone(m.entries), held: m.held.Clone(), keys: maps.Clone(m.keys), ceiling: m.ceiling, disk: maps.Clone(m.disk),
+		}
+	case "is-restored": // from that, and starts
+		m.stop()
+		b := m.backup
+		m.entries, m.held, m.keys, m.ceiling, m.disk = b.entries, b.held, b.keys, b.ceiling, b.disk
 		m.start()
 	case "forgets-everything": // its state, not its disk
 		m.stop()

@@ -123,6 +123,9 @@ type machine struct {
 	held        index.Summary
 	keys        map[fleet.NodeID]ed25519.PublicKey
 	ceiling     uint64
+	forgotten   index.Summary
+	doubt       doubt
+	backup      *machine
 
 	r *replica
 }
@@ -182,7 +185,7 @@ func (w *world) textOf(c index.Content) string {
 func (m *machine) start() {
 	if m.fresh {
 		m.incarnation++
-		m.ceiling, m.held = 0, index.Summary{}
+		m.ceiling, m.held, m.forgotten = 0, index.Summary{}, index.Summary{}
 		m.entries, m.keys = map[index.Path]*index.Entry{}, map[fleet.NodeID]ed25519.PublicKey{}
 	}
 	m.r = newReplica(rules{
@@ -208,6 +211,7 @@ func (m *machine) start() {
 	for o, seq := range m.held {
 		m.r.x.Hold(o, seq)
 	}
+	m.r.begun, m.r.forgotten, m.r.doubt = m.r.seq, m.forgotten.Clone(), m.doubt
 	maps.Copy(m.r.keys, m.keys)
 	m.r.durable = m.r.x.Held().Clone()
 	m.authoring(func() { m.r.observe(m.clock(), m.scan()) })
@@ -233,7 +237,7 @@ func (m *machine) cut(other *machine) {
 func (m *machine) meet(other *machine, aloud bool) {
 	greetings := map[*machine]wire.Greeting{}
 	for _, end := range []*machine{m, other} {
-		g := wire.Greeting{Self: end.r.self, Held: end.r.durable.Clone()}
+		g := wire.Greeting{Self: end.r.self, Held: end.r.durable.Clone(), Forgotten: end.r.forgotten.Clone()}
 		if end.r.settled() {
 			g.Fingerprint = end.r.x.Fingerprint()
 		}
@@ -246,6 +250,29 @@ func (m *machine) meet(other *machine, aloud bool) {
 			m.say("%s -> %s: hello%s%s", from.name, to.name, m.summary(", holds", greetings[from].Held), m.fingerprint(greetings[from].Fingerprint))
 		}
 		to.r.hello(to.clock(), from.id(), from.clock(), greetings[from])
+	}
+	for _, end := range []*machine{m, other} {
+		if end.r.outdated != nil {
+			end.beginAnew()
+		}
+	}
+}
+
+// beginAnew is Directory.rejoin, and the start that follows.
+func (m *machine) beginAnew() {
+	doubted := m.r.inDoubt(*m.r.outdated)
+	slices.SortFunc(doubted, func(a, b *index.Entry) int { return cmp.Compare(a.Path.String(), b.Path.String()) })
+	m.say("%s begins anew; in doubt: %s", m.name, m.describe(doubted))
+	m.doubt = doubt{content: map[index.Path]index.Content{}, until: m.r.outdated.until}
+	for _, e := range doubted {
+		m.doubt.content[e.Path] = e.Content
+	}
+	met := slices.Collect(maps.Keys(m.links))
+	m.stop()
+	m.fresh = true
+	m.start()
+	for _, other := range met {
+		m.meet(other, false)
 	}
 }
 
@@ -261,7 +288,10 @@ func (m *machine) save() {
 		delete(m.entries, p)
 	}
 	if u.held != nil {
-		m.held = u.held
+		m.held, m.forgotten = u.held, u.forgotten
+	}
+	if u.doubtless {
+		m.doubt = doubt{}
 	}
 	maps.Copy(m.keys, m.r.keys)
 	m.r.persisted(m.clock(), u)

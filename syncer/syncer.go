@@ -4,7 +4,8 @@
 //
 // It does not know what the files mean, who holds the lease, or how peers are reached: connections are handed in as Links,
 // the kernel's hints as a Watcher. What is known and which version wins is decided in package index, which bytes are exchanged in
-// package wire; here is the state machine between them (replica), and the shell that gives it a disk, a store and peers.
+// package wire, which files belong together in package pairs; here is the state machine between them (replica), and the shell that gives it
+// a disk, a store and peers.
 package syncer
 
 import (
@@ -53,12 +54,17 @@ func Open(cfg Config, directories []DirectoryConfig) (*Syncer, error) {
 	return s, nil
 }
 
-// Run keeps the directories in step until ctx ends. Everything known is on disk, and everything closed, when it returns.
+// Run keeps the directories in step until ctx ends, or one of them cannot go on; see ErrRejoin. Everything known is on disk, and everything closed, when it returns.
 func (s *Syncer) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	errs := make([]error, len(s.directories))
 	var all sync.WaitGroup
 	for i, d := range s.directories {
-		all.Go(func() { errs[i] = d.run(ctx) })
+		all.Go(func() {
+			errs[i] = d.run(ctx)
+			stop() // none goes on without the others
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)

@@ -164,7 +164,7 @@ func (d *Directory) isFor(node fleet.NodeID) bool {
 func (d *Directory) greeting() wire.Greeting {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	g := wire.Greeting{Directory: d.Name, Self: d.r.self, Held: d.r.durable.Clone()}
+	g := wire.Greeting{Directory: d.Name, Self: d.r.self, Held: d.r.durable.Clone(), Forgotten: d.r.forgotten.Clone()}
 	if d.r.settled() {
 		g.Fingerprint = d.r.x.Fingerprint()
 	}
@@ -241,6 +241,9 @@ func (d *Directory) meet(c *conversation, clock time.Time, g wire.Greeting) {
 	defer d.mu.Unlock()
 	d.links[c.Peer()] = c
 	d.r.hello(time.Now(), c.Peer(), clock, g)
+	if d.r.outdated != nil {
+		d.again.wake()
+	}
 	d.stirLocked()
 }
 

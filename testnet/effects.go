@@ -3,6 +3,7 @@ package testnet
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -81,7 +82,7 @@ func (d *disk) interpose(e durable.Effect, do func() error) error {
 		d.mu.Unlock()
 		return errDead
 	}
-	if !d.armed { // what is staged may have to come over the network first
+	if !d.armed {
 		d.mu.Unlock()
 		return do()
 	}
@@ -126,10 +127,27 @@ func (d *disk) dawdle(e durable.Effect) {
 // happen does an effect, and has it looked at. The lock is held.
 func (d *disk) happen(e durable.Effect, do func() error) error {
 	d.losses.expect(e)
-	err := do()
+	err := d.do(e, do)
+	if d.dead.Load() {
+		return errDead
+	}
 	d.losses.note(e, err)
 	if d.look != nil {
 		d.look(e)
+	}
+	return err
+}
+
+// do does an effect. What is staged may have to come over the network first, for which nobody is to wait.
+func (d *disk) do(e durable.Effect, do func() error) error {
+	if e.Act != durable.ActStage {
+		return do()
+	}
+	d.mu.Unlock()
+	err := do()
+	d.mu.Lock()
+	if d.dead.Load() {
+		_ = os.Remove(tempOf(e)) // it came after the end
 	}
 	return err
 }
@@ -147,7 +165,7 @@ func (d *disk) strike(e durable.Effect, do func() error) error {
 		}
 		return errors.Join(d.happen(e, do), d.fault.Err)
 	case Torn:
-		d.losses.tear(e, do)
+		d.losses.tear(e, func() error { return d.do(e, do) })
 	}
 	d.dead.Store(true)
 	return errDead

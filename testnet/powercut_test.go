@@ -46,6 +46,7 @@ type trial struct {
 	kept    []string       // files whose earlier version must be in the archive of the second node
 	joins   bool           // the second node first starts when the change is made
 	slow    bool           // the second node's disk
+	expires bool           // what is made expires at stage.expiry
 }
 
 // stage is one performance of a trial.
@@ -59,6 +60,7 @@ type stage struct {
 	seen    []string // guarded by mu: what an observer should not have seen
 	numbers map[number]index.Digest
 	written bool // Publish has returned
+	expiry  time.Time
 }
 
 // script is what a performance without faults showed.
@@ -77,8 +79,17 @@ type number struct {
 type strike struct {
 	victim int
 	fault  testnet.Fault
+	cut    cutAt
 	again  int // how many effects of its next start a killed process survives; -1: all
 }
+
+// cutAt says when the power goes after something failed.
+type cutAt string
+
+const (
+	cutAtOnce = " then power cut"
+	cutLater  = " power cut later"
+)
 
 // String returns the name of a test; -run finds it again.
 func (k strike) String() string {
@@ -89,6 +100,7 @@ func (k strike) String() string {
 	case testnet.Fails:
 		text += fmt.Sprintf(" %d times %s", k.fault.Times, unix.ErrnoName(k.fault.Err.(unix.Errno)))
 	}
+	text += string(k.cut)
 	if k.again >= 0 {
 		text += fmt.Sprintf(" again at %d", k.again)
 	}
@@ -123,7 +135,11 @@ func strikes(s *script) (out []strike) {
 				if chance.IntN(4) == 0 {
 					again = chance.IntN(24)
 				}
-				out = append(out, strike{victim, f, again})
+				var cut cutAt
+				if f.Outcome == testnet.Fails || f.Outcome == testnet.Lies {
+					cut = []cutAt{"", cutAtOnce, cutLater}[chance.IntN(3)]
+				}
+				out = append(out, strike{victim, f, cut, again})
 			}
 			add(testnet.Fault{Outcome: testnet.Killed})
 			for _, survive := range []float64{0, 0.5, 1} {
@@ -227,8 +243,16 @@ func perform(t *testing.T, tr *trial, script *script, k strike) {
 		}
 		s.Advance(40 * time.Millisecond)
 		s.sample()
+		if k.victim == 1 && !s.Dead(1) {
+			for _, prefix := range tr.whole {
+				s.wholeAtRest("meanwhile", prefix, s.Tree(1), false)
+			}
+		}
+		if struck := s.Struck(k.victim); k.cut == cutAtOnce && struck != nil && struck.Act != durable.ActCommit {
+			s.PullPlug(k.victim, 1)
+		}
 	}
-	if k.fault.Outcome == testnet.PowerCut && !s.Dead(k.victim) {
+	if (k.fault.Outcome == testnet.PowerCut || k.cut == cutLater) && !s.Dead(k.victim) {
 		s.PullPlug(k.victim, k.fault.Survive)
 	}
 	if s.Dead(k.victim) {
@@ -251,7 +275,7 @@ func (s *stage) restart(k strike) {
 	}()
 	s.Advance(20 * time.Millisecond) // what it said arrives
 	s.sample()
-	vouched := s.written && s.victim == 0 || s.victim == 1 && s.acknowledged()
+	vouched := !s.trial.expires && (s.written && s.victim == 0 || s.victim == 1 && s.acknowledged())
 	s.CutAll(s.victim)
 	s.Bury(s.victim)
 	if k.again >= 0 {
@@ -472,6 +496,16 @@ func (s *stage) finish() {
 	s.AssertSame()
 	for _, difference := range testnet.Differences(s.script.new, s.Tree(0)) {
 		s.t.Errorf("there should be, and is: %s", difference)
+	}
+	if s.trial.expires {
+		s.Advance(time.Until(s.expiry) + time.Second)
+		s.Settle()
+		s.AssertSame()
+		for p, is := range s.Tree(0) {
+			if s.script.old[p] == "" && is[0] != 'd' {
+				s.t.Errorf("%s has not expired", p)
+			}
+		}
 	}
 	for _, file := range s.trial.kept {
 		if len(s.Archived(1, file)) == 0 {

@@ -63,6 +63,32 @@ func (s *stage) publish(writes ...syncer.Write) {
 	s.t.Error("nothing can be published")
 }
 
+// moveTreeIn renames a tree of enough files for bulk into the directory.
+func (s *stage) moveTreeIn() {
+	for i := range 40 {
+		dir := s.Path(0, fmt.Sprintf("../aside/%d", i%5))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), []byte(strings.Repeat("x", i)), 0o644); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.Rename(0, "../aside", "tree/new")
+}
+
+// publishChallenge publishes two tokens that the fleet has for a minute.
+func (s *stage) publishChallenge() {
+	s.expiry = time.Now().Add(time.Minute)
+	var writes []syncer.Write
+	for _, token := range []string{"one", "two"} {
+		writes = append(writes, syncer.Write{
+			Path: index.MustPath("acme/.well-known/acme-challenge/" + token), Data: []byte(token), Perm: 0o644, Expires: s.expiry,
+		})
+	}
+	s.publish(writes...)
+}
+
 var trials = []trial{
 	{
 		name:   "a pair in place",
@@ -100,19 +126,22 @@ var trials = []trial{
 	{
 		name:   "a tree moved in",
 		before: func(s *stage) { s.Write(0, "tree/old", "x") },
-		change: func(s *stage) {
-			for i := range 40 {
-				dir := s.Path(0, fmt.Sprintf("../aside/%d", i%5))
-				if err := os.MkdirAll(dir, 0o755); err != nil {
-					s.t.Fatal(err)
-				}
-				if err := os.WriteFile(fmt.Sprintf("%s/%d", dir, i), []byte(strings.Repeat("x", i)), 0o644); err != nil {
-					s.t.Fatal(err)
-				}
-			}
-			s.Rename(0, "../aside", "tree/new")
-		},
-		whole: []string{"tree/new"},
+		change: (*stage).moveTreeIn,
+		whole:  []string{"tree/new"},
+	},
+	{
+		name:   "a tree moved in on a slow disk",
+		before: func(s *stage) { s.Write(0, "tree/old", "x") },
+		change: (*stage).moveTreeIn,
+		whole:  []string{"tree/new"},
+		slow:   true,
+	},
+	{
+		name:    "a challenge",
+		before:  func(*stage) {},
+		publish: (*stage).publishChallenge,
+		passes:  []string{""}, // a power cut may leave it so
+		expires: true,
 	},
 	{
 		name: "a deletion",

@@ -3,6 +3,7 @@ package testnet_test
 import (
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,13 +18,15 @@ import (
 type limited struct {
 	syncer.Watcher
 	left *atomic.Int64
+	has  *sync.Map // the directories that are watched
 }
 
 // Add implements syncer.Watcher.
 func (l limited) Add(dir string) error {
-	if l.left.Add(-1) < 0 {
+	if _, again := l.has.Load(dir); !again && l.left.Add(-1) < 0 {
 		return syncer.ErrWatchLimit
 	}
+	l.has.Store(dir, true)
 	return l.Watcher.Add(dir)
 }
 
@@ -35,7 +38,7 @@ func TestDirectoriesThatAreNotWatched(t *testing.T) {
 		if watch := edges.Watch; node == 2 {
 			edges.Watch = func() (syncer.Watcher, error) {
 				w, err := watch()
-				return limited{w, &left}, err
+				return limited{w, &left, &sync.Map{}}, err
 			}
 		}
 	}

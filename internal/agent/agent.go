@@ -21,6 +21,7 @@ import (
 	"certswarm/internal/control"
 	"certswarm/internal/fleet"
 	"certswarm/internal/peer"
+	"certswarm/syncer"
 )
 
 // Agent is one node's daemon.
@@ -115,7 +116,7 @@ func (a *Agent) live(ctx context.Context) error {
 			}
 			return err
 		}
-		if err := <-ended; err != nil {
+		if err := <-ended; err != nil && !errors.Is(err, syncer.ErrRejoin) {
 			a.log.Error("something did not end well before the new configuration", "error", err)
 		}
 		if ctx.Err() != nil { // nobody needs another house any more
@@ -139,6 +140,10 @@ func (a *Agent) await(ctx context.Context, h *house, ended chan error) (next *co
 			if ctx.Err() != nil { // it ended because it was told to, while this was busy with a reload
 				ended <- err
 				return nil, nil, nil
+			}
+			if errors.Is(err, syncer.ErrRejoin) {
+				ended <- err
+				return a.accepted, make(chan error, 1), nil
 			}
 			return nil, nil, errors.Join(errors.New("the agent cannot go on"), err)
 		case r := <-a.requests:

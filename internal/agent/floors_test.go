@@ -38,8 +38,9 @@ var rooms = []room{
 
 	{pattern: "syncer/index", may: []string{"internal/fleet"}, why: "what the fleet knows is decided without disk, network or clock: every rule is a table test"},
 	{pattern: "syncer/wire", may: []string{"internal/fleet", "syncer/index"}, why: "it is the bytes of what index knows: whoever reads PROTOCOL.md need read nothing else"},
+	{pattern: "syncer/pairs", may: []string{"syncer/index"}, why: "which files go together is told by their names and bytes alone: it needs paths, and every rule is a table test"},
 
-	{pattern: "syncer", may: []string{"internal/fleet", "internal/durable", "syncer/index", "syncer/wire"}, why: strangers},
+	{pattern: "syncer", may: []string{"internal/fleet", "internal/durable", "syncer/index", "syncer/pairs", "syncer/wire"}, why: strangers},
 	{pattern: "acmeclient", may: []string{"internal/fleet", "internal/durable"}, tests: []string{"testnet/ca"}, why: strangers},
 	{pattern: "nginx", may: []string{"internal/fleet", "internal/durable"}, tests: []string{"testnet/ca", "testnet/frontend"}, why: strangers},
 	{pattern: "internal/lease/rules", may: []string{"internal/fleet"}, why: "who may act is decided without disk, network or clock: every rule is a table test"},
@@ -89,7 +90,7 @@ var outsiders = []outsider{
 
 // pure rooms have no effects: what they decide can be replayed.
 var (
-	pure    = []string{"internal/fleet", "internal/lease/rules", "syncer/index", "syncer/wire"}
+	pure    = []string{"internal/fleet", "internal/lease/rules", "syncer/index", "syncer/pairs", "syncer/wire"}
 	effects = []string{"os/...", "io/ioutil", "net", "net/http/...", "syscall", "golang.org/x/sys/...", "log/...", "crypto/rand", "math/rand/..."}
 )
 

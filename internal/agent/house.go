@@ -348,7 +348,7 @@ func (h *house) run(ctx context.Context) error {
 	if h.http01 != nil {
 		start(&actors, 3, ctx, h.serveChallenges)
 	}
-	for _, act := range []func(context.Context){h.act, h.keepServing, h.gossip, h.followChanges, giveBack} {
+	for _, act := range []func(context.Context){h.act, h.keepServing, h.gossip, h.followChanges, h.giveBack} {
 		actors.Go(func() { act(ctx) })
 	}
 	<-ctx.Done()

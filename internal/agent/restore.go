@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"certswarm/internal/control"
 	"certswarm/syncer"
 	"certswarm/syncer/index"
+	"certswarm/syncer/pairs"
 )
 
 // Restore implements control.Daemon.
@@ -117,6 +119,23 @@ func orNobody(names []string) string {
 	return strings.Join(names, ", ")
 }
 
+// keptHalf is an earlier version of one half of a pair.
+type keptHalf struct {
+	public   pairs.PublicKey
+	version  string
+	replaced time.Time
+}
+
+// matching returns the version that fits wanted and was replaced nearest to a moment: with a key that is used again and again several fit.
+func matching(wanted pairs.PublicKey, at time.Time, versions []keptHalf) (nearest keptHalf, found bool) {
+	for _, v := range versions {
+		if v.public.Fits(wanted) && (!found || v.replaced.Sub(at).Abs() < nearest.replaced.Sub(at).Abs()) {
+			nearest, found = v, true
+		}
+	}
+	return nearest, found
+}
+
 // chosen is one version in a batch to restore.
 type chosen struct {
 	path index.Path
@@ -129,13 +148,13 @@ func pairUp(d *syncer.Directory, p index.Path, wanted syncer.Kept, force bool) (
 	first := chosen{p, keptHalf{version: wanted.Version, replaced: wanted.Replaced}}
 	batch := []chosen{first}
 	text, err := readKept(d, p, wanted)
-	restored, ok := halfOf(text)
+	restored, ok := pairs.Read(p.Base(), text).Half()
 	if err != nil || !ok {
 		return batch, nil // too large for a pair, a link to nowhere, or no PEM
 	}
-	for _, beside := range syncer.Companions(p) {
-		standing, ok := halfOf(readLive(d, beside))
-		if !ok || standing.fits(restored) {
+	for _, beside := range pairs.Companions(p) {
+		standing, ok := pairs.Read(beside.Base(), readLive(d, beside)).Half()
+		if !ok || standing.Fits(restored) {
 			continue
 		}
 		versions, err := keptHalves(d, beside)
@@ -152,10 +171,10 @@ func pairUp(d *syncer.Directory, p index.Path, wanted syncer.Kept, force bool) (
 	return batch, nil
 }
 
-func mismatch(p, beside index.Path, restored half) error {
+func mismatch(p, beside index.Path, restored pairs.PublicKey) error {
 	why := "belongs to another key, and the archive of this node has no version of it that fits"
-	if restored.public == nil {
-		why = "may belong to another key: the one to restore is encrypted, so that nobody can tell"
+	if restored == (pairs.PublicKey{}) {
+		why = "may belong to another key: the one to restore is encrypted, or of a kind that certswarm does not know, so that nobody can tell"
 	}
 	return fmt.Errorf("%s would stand beside %s, which %s: nginx refuses a pair that does not match; look for both on another node (certswarm history), copy it out with --to FILE, or restore it alone with --force",
 		printable(p.String()), printable(beside.Base()), why)
@@ -173,8 +192,8 @@ func keptHalves(d *syncer.Directory, p index.Path) ([]keptHalf, error) {
 		if err != nil {
 			continue // a link whose target is gone, or too large for a pair
 		}
-		if h, ok := halfOf(text); ok {
-			out = append(out, keptHalf{h, k.Version, k.Replaced})
+		if public, ok := pairs.Read(p.Base(), text).Half(); ok {
+			out = append(out, keptHalf{public, k.Version, k.Replaced})
 		}
 	}
 	return out, nil

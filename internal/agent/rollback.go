@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -151,8 +150,8 @@ func (l *lineages) earlier(c config.Certificate, asked int, now time.Time) (int,
 	return 0, fmt.Errorf("there is no generation of %s before %d, which is in force; %s", c.Name, wished, l.inventory(c.Name, now))
 }
 
-// usable returns the leaf of a generation if nginx can be handed it on every node: all of its files are here and known to the fleet, the key
-// is the leaf's, each certificate is signed by the next, every declared name is covered, and it has not expired.
+// usable returns the leaf of a generation if nginx can be handed it on every node: all of its files are here and known to the fleet, and here
+// nginx.CheckPair, which judges it on each of them, has nothing against it.
 func (l *lineages) usable(c config.Certificate, generation int, now time.Time) (*x509.Certificate, error) {
 	content := map[string][]byte{}
 	var lacking []string
@@ -167,28 +166,7 @@ func (l *lineages) usable(c config.Certificate, generation int, now time.Time) (
 	if len(lacking) > 0 {
 		return nil, fmt.Errorf("it is not whole, it lacks %s", strings.Join(lacking, ", "))
 	}
-	if _, err := tls.X509KeyPair(content["fullchain.pem"], content["privkey.pem"]); err != nil {
-		return nil, errors.New("its key and its certificate are no pair") // the parser's own words may quote key material
-	}
-	chain, err := parseChain(content["fullchain.pem"])
-	if err != nil {
-		return nil, err
-	}
-	for i, parent := range chain[1:] {
-		if err := parent.CheckSignature(chain[i].SignatureAlgorithm, chain[i].RawTBSCertificate, chain[i].Signature); err != nil {
-			return nil, fmt.Errorf("certificate %d of its chain did not sign certificate %d: %w", i+2, i+1, err)
-		}
-	}
-	leaf := chain[0]
-	for _, name := range c.Names {
-		if leaf.VerifyHostname(name) != nil {
-			return nil, fmt.Errorf("it is not valid for %s, only for %s", name, strings.Join(leaf.DNSNames, ", "))
-		}
-	}
-	if !now.Before(leaf.NotAfter) {
-		return nil, fmt.Errorf("it expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
-	}
-	return leaf, nil
+	return nginx.CheckPair(content["fullchain.pem"], content["privkey.pem"], c.Names, now)
 }
 
 // inventory says in one line which generations there are.

@@ -74,7 +74,7 @@ func TestWhatIsNotUsableIsNotPutInForce(t *testing.T) {
 		want  string
 	}{
 		"good":           {20 * days, nil, nil, ""},
-		"expired":        {-time.Hour, nil, nil, "it expired at"},
+		"expired":        {-time.Hour, nil, nil, "the certificate expired at"},
 		"without a key":  {20 * days, func(t *testing.T, l *lineages) { spoil(t, l, 1, "privkey.pem", nil) }, nil, "it lacks privkey.pem"},
 		"without either": {20 * days, func(t *testing.T, l *lineages) { spoil(t, l, 1, "cert.pem", nil); spoil(t, l, 1, "chain.pem", nil) }, nil, "it lacks cert.pem, chain.pem"},
 		"lost on the disk": {20 * days, func(t *testing.T, l *lineages) {
@@ -88,15 +88,15 @@ func TestWhatIsNotUsableIsNotPutInForce(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, nil, "it lacks chain.pem"},
-		"with the key of another": {20 * days, func(t *testing.T, l *lineages) { spoil(t, l, 1, "privkey.pem", otherKey) }, nil, "no pair"},
+		"with the key of another": {20 * days, func(t *testing.T, l *lineages) { spoil(t, l, 1, "privkey.pem", otherKey) }, nil, "the private key belongs to another certificate"},
 		"with a chain that does not hold": {20 * days, func(t *testing.T, l *lineages) {
 			chain, err := l.dir.ReadFile(archivePath(site, 1, "fullchain.pem"), maxPEM)
 			if err != nil {
 				t.Fatal(err)
 			}
 			spoil(t, l, 1, "fullchain.pem", append(chain, otherChain...))
-		}, nil, "certificate 2 of its chain did not sign certificate 1"},
-		"for other names": {20 * days, nil, []string{site, "new.example.com"}, "not valid for new.example.com, only for " + site},
+		}, nil, "certificate 2 of the chain did not sign certificate 1"},
+		"for other names": {20 * days, nil, []string{site, "new.example.com"}, "the certificate is not for new.example.com, only for " + site},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := openStore(t)

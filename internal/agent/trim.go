@@ -1,10 +1,17 @@
 package agent
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"fmt"
+	"os"
 	"runtime/debug"
 	"runtime/metrics"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -14,7 +21,7 @@ const (
 
 // giveBack returns memory that a burst left behind (a scan, a batch, a reload) to the system, for a daemon that is idle most of its
 // life. Left to itself the runtime keeps it for many minutes.
-func giveBack(ctx context.Context) {
+func (h *house) giveBack(ctx context.Context) {
 	free := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
@@ -30,6 +37,52 @@ func giveBack(ctx context.Context) {
 			debug.FreeOSMemory()
 			metrics.Read(free)
 			left = free[0].Value.Uint64() + free[1].Value.Uint64() // what no collection gives back
+			if err := unmapProgram(); err != nil {
+				h.log.Debug("the program's own pages stay mapped", "error", err)
+			}
 		}
 	}
+}
+
+// unmapProgram lets go of the pages of the program's file, half of which only a start or a burst needs. They stay in the page cache, from
+// where those in use come back without reading; the others are the kernel's to keep or drop.
+func unmapProgram() error {
+	text, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		return err
+	}
+	program, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	for _, m := range cleanMappings(text, program) {
+		// Not by x/sys, which wants a slice: this is no memory of Go's.
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_DONTNEED); errno != 0 {
+			return fmt.Errorf("madvise: %w", errno)
+		}
+	}
+	return nil
+}
+
+type mapping struct{ from, to uintptr }
+
+// cleanMappings returns the mappings of a file in which nothing can be written, nor was: what a loader relocated (in a position-independent program) is
+// not in the file.
+func cleanMappings(smaps []byte, file string) (out []mapping) {
+	var m mapping
+	candidate := false
+	for lines := bufio.NewScanner(bytes.NewReader(smaps)); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		switch {
+		case len(fields) >= 5 && !strings.HasSuffix(fields[0], ":"): // proc_pid_maps(5): range, permissions, offset, device, inode, path
+			_, err := fmt.Sscanf(fields[0], "%x-%x", &m.from, &m.to)
+			candidate = err == nil && len(fields) == 6 && fields[5] == file && !strings.Contains(fields[1], "w")
+		case candidate && fields[0] == "Anonymous:": // proc_pid_smaps(5): pages that are not the file's
+			if len(fields) > 1 && fields[1] == "0" {
+				out = append(out, m)
+			}
+			candidate = false
+		}
+	}
+	return out
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -139,19 +140,22 @@ func (a *Archive) lookUp(dir directory, name string) (*shelf, error) {
 // inode takes longer than to link one. A crash before it leaves versions that go after the next Keep of their path.
 func (a *Archive) Trim() error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	names := slices.Collect(maps.Keys(a.surplus))
+	clear(a.surplus)
+	a.mu.Unlock()
 	var failed []error
-	for name := range a.surplus {
-		delete(a.surplus, name)
+	for _, name := range names { // Keep may come in between: somebody waits for it
 		failed = append(failed, a.trimOne(name))
-		if known := a.shelves[name]; known != nil {
-			known.versions = known.versions[:min(a.keep, len(known.versions))]
-		}
 	}
 	return errors.Join(failed...)
 }
 
 func (a *Archive) trimOne(name string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if known := a.shelves[name]; known != nil {
+		known.versions = known.versions[:min(a.keep, len(known.versions))]
+	}
 	dir, err := a.root.open(shelfOf(name), never)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

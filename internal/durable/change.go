@@ -20,20 +20,51 @@ func (r *Root) MkDir(name string, perm uint32, o Owner) (warn, err error) {
 	}
 	defer parent.close()
 	err = r.effect(Effect{Act: ActMakeDirectory, Name: name, Synced: !r.loose}, func() error {
-		made := true
-		err := unix.Mkdirat(int(parent), base, 0o700)
-		if errors.Is(err, unix.EEXIST) {
-			made, err = false, nil
-		}
-		if err == nil {
+		warn, err = parent.newDir(base, perm, o, !r.loose)
+		switch {
+		case errors.Is(err, unix.EEXIST):
 			warn, err = parent.adjust(base, perm, o, !r.loose, Directory)
-		}
-		if err == nil && made && !r.loose {
+		case err == nil && !r.loose:
 			err = parent.sync()
 		}
 		return err
 	})
 	return failure("give away", r.full(name), warn), failure("make directory", r.full(name), err)
+}
+
+// newDir makes a directory; EEXIST says that something stands there. It has its name last, for nobody could tell one that a crash left half made,
+// private whatever it was to be, from one that is as somebody wants it.
+func (d directory) newDir(base string, perm uint32, o Owner, sync bool) (warn, err error) {
+	if _, err := d.lstat(base); err == nil {
+		return nil, unix.EEXIST
+	}
+	temp := tempPrefix + rand.Text()
+	if perm&0o777 == 0o700 && o == AsItIs {
+		temp = base
+	}
+	if err := unix.Mkdirat(int(d), temp, 0o700); err != nil {
+		return nil, err
+	}
+	warn, err = d.adjust(temp, perm, o, sync, Directory)
+	if temp == base {
+		return warn, err
+	}
+	if err == nil {
+		err = d.name(temp, base)
+	}
+	if err != nil {
+		_ = d.remove(temp) // the error that counts is the other
+	}
+	return warn, err
+}
+
+// name gives a directory its name if nothing else has it.
+func (d directory) name(temp, base string) error {
+	err := unix.Renameat2(int(d), temp, int(d), base, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // NFS, some FUSE: it replaces an empty directory at most
+		err = unix.Renameat(int(d), temp, int(d), base)
+	}
+	return err
 }
 
 // SetMode changes the permissions and the owner of an existing file or directory, nothing else about it; anything else
@@ -125,7 +156,14 @@ func (r *Root) SyncAll(dirs ...string) error {
 }
 
 func (r *Root) syncAll(dirs []string) error {
-	err := r.hold.use(func(top directory) error { return retrying(func() error { return unix.Syncfs(int(top)) }) })
+	top := -1 // the same open file: it remembers which errors it has reported
+	err := r.hold.use(func(d directory) (err error) {
+		top, err = unix.FcntlInt(uintptr(d), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err == nil {
+		err = errors.Join(retrying(func() error { return unix.Syncfs(top) }), unix.Close(top))
+	}
 	if err != nil {
 		return failure("sync", r.path, err)
 	}

@@ -26,20 +26,12 @@ func (d directory) child(base string) (directory, error) {
 
 // make makes a directory with the permissions asked for, whatever the umask, and, if sync, sees to it that it stays.
 func (d directory) make(base string, perm making, sync bool) (directory, error) {
-	if err := unix.Mkdirat(int(d), base, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+	_, err := d.newDir(base, uint32(perm), AsItIs, false)
+	if err == nil && sync {
+		err = d.sync()
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, err // EEXIST: somebody made it in the same moment
-	} else if err == nil {
-		fd, err := d.openat(base, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-		if err != nil {
-			return -1, err
-		}
-		err = errors.Join(unix.Fchmod(fd, uint32(perm)), unix.Close(fd))
-		if err == nil && sync {
-			err = d.sync()
-		}
-		if err != nil {
-			return -1, err
-		}
 	}
 	return d.child(base)
 }

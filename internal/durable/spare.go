@@ -3,6 +3,8 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path"
 	"slices"
 	"sync"
 
@@ -17,11 +19,18 @@ import (
 // not for every other; there are no spares there.
 type spare struct {
 	fd   int
-	dir  inode // where it belongs: its security label was decided there
-	size int64 // bytes on the disk
+	dir  origin // where it was made: what it inherited was decided there
+	size int64  // bytes on the disk
 }
 
 type inode struct{ dev, ino uint64 }
+
+// origin is a directory with all that a file inherits from it: owner and group (setgid), default ACL, security label.
+type origin struct {
+	inode
+	mode, uid, gid uint32
+	acl, label     string
+}
 
 // spares are a root's, one for a directory at most.
 type spares struct {
@@ -36,9 +45,6 @@ const (
 	blockSize    = 4 << 10
 )
 
-// orderly are the types (statfs(2)) of file systems whose metadata changes survive in the order in which they were made.
-var orderly = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC}
-
 // Prepare makes the next Stage of a file of about size bytes directly in dir quick, if the file system is one where it can. It costs more than it
 // saves: call it when there is nothing else to do. An error says that Stage will be as slow as ever, and nothing else.
 func (r *Root) Prepare(dir string, size int64) error {
@@ -50,8 +56,8 @@ func (r *Root) Prepare(dir string, size int64) error {
 		return err
 	}
 	defer d.close()
-	at, err := d.identity()
-	if err != nil || !d.orderly() || r.spares.has(at) {
+	at, err := d.origin()
+	if err != nil || at.dev != r.hold.identity().dev || !d.orderly() || r.spares.has(at) { // on another device it would keep that from being unmounted
 		return failure("examine", r.full(dir), err)
 	}
 	s := spare{dir: at, size: max((size+blockSize-1)/blockSize, 1) * blockSize}
@@ -97,25 +103,56 @@ func (d directory) identity() (inode, error) {
 	return inode{uint64(raw.Dev), raw.Ino}, err //nolint:unconvert // narrower on some architectures
 }
 
-func (d directory) orderly() bool {
-	var raw unix.Statfs_t
-	return unix.Fstatfs(int(d), &raw) == nil && slices.Contains(orderly, int64(raw.Type)) //nolint:unconvert // narrower on some architectures
+func (d directory) origin() (origin, error) {
+	var raw unix.Stat_t
+	err := unix.Fstat(int(d), &raw)
+	o := origin{inode: inode{uint64(raw.Dev), raw.Ino}, mode: raw.Mode, uid: raw.Uid, gid: raw.Gid} //nolint:unconvert // narrower on some architectures
+	o.acl, o.label = d.attribute("system.posix_acl_default"), d.attribute("security.selinux")
+	return o, err
 }
 
-func (s *spares) has(dir inode) bool {
+// attribute returns an extended attribute, "" where there is none to be had.
+func (d directory) attribute(name string) string {
+	value := make([]byte, 4096)
+	n, err := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d/.", int(d)), name, value) // fgetxattr(2) takes no O_PATH descriptor
+	if err != nil {
+		return ""
+	}
+	return string(value[:n])
+}
+
+// orderly reports whether metadata changes survive in the order in which they were made: on XFS, and on ext4 with a journal (ext2 has the same
+// statfs(2) type).
+func (d directory) orderly() bool {
+	var fs unix.Statfs_t
+	var raw unix.Stat_t
+	if unix.Fstatfs(int(d), &fs) != nil || unix.Fstat(int(d), &raw) != nil {
+		return false
+	}
+	switch int64(fs.Type) { //nolint:unconvert // narrower on some architectures
+	case unix.XFS_SUPER_MAGIC:
+		return true
+	case unix.EXT4_SUPER_MAGIC:
+		device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(raw.Dev)), unix.Minor(uint64(raw.Dev)))) //nolint:unconvert // likewise
+		return err == nil && unix.Access("/sys/fs/ext4/"+path.Base(device)+"/journal_task", unix.F_OK) == nil
+	}
+	return false
+}
+
+func (s *spares) has(dir origin) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.ContainsFunc(s.list, func(is spare) bool { return is.dir == dir })
 }
 
 // take returns the spare of a directory, which is the caller's from now on.
-func (s *spares) take(d directory) (spare, bool) {
+func (s *spares) take(d directory, v Version) (spare, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.list) == 0 {
+	if len(s.list) == 0 || v.Volatile { // what is not synced gains little, and might come back after a power loss as so many zeros
 		return spare{}, false
 	}
-	at, err := d.identity()
+	at, err := d.origin()
 	i := slices.IndexFunc(s.list, func(is spare) bool { return is.dir == at })
 	if err != nil || i < 0 {
 		return spare{}, false

@@ -71,7 +71,7 @@ func (r *Root) stage(name, token string, v Version, mtime int64, content io.Read
 	err = r.effect(Effect{Act: ActStage, Name: name, Token: token, Synced: !v.Volatile}, func() (err error) {
 		switch v.Kind {
 		case File:
-			if s, ready := r.spares.take(parent); ready {
+			if s, ready := r.spares.take(parent, v); ready {
 				warn, err = parent.stageSpare(s, tempPrefix+token, v, mtime, content, r.full(name))
 			} else {
 				warn, err = parent.stageFile(tempPrefix+token, v, mtime, content, r.full(name))
@@ -144,7 +144,7 @@ func (d directory) stageSpare(s spare, temp string, v Version, mtime int64, cont
 	f := os.NewFile(uintptr(s.fd), full)
 	defer func() { err = errors.Join(err, f.Close()) }()
 	n, err := io.Copy(f, content)
-	if err == nil && !v.Volatile {
+	if err == nil {
 		err = retrying(func() error { return unix.Fdatasync(s.fd) })
 	}
 	if err == nil && n < s.size {
@@ -157,7 +157,7 @@ func (d directory) stageSpare(s spare, temp string, v Version, mtime int64, cont
 		return nil, err
 	}
 	err = d.replacingLeftover(temp, func() error { return d.adopt(s.fd, temp) })
-	if notAllowed(err) { // protected_hardlinks: it belongs to somebody else by now, and there is no CAP_FOWNER
+	if err != nil { // protected_hardlinks without CAP_FOWNER; a mount that came over the directory; no /proc: it costs a moment
 		return d.stageFile(temp, v, mtime, io.NewSectionReader(f, 0, n), full)
 	}
 	return warn, err

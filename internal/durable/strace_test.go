@@ -22,7 +22,7 @@ func TestTheSystemCallsAreThoseIntended(t *testing.T) {
 	strace := need.Tool(t, "strace")
 	dir := t.TempDir()
 	log := filepath.Join(t.TempDir(), "trace")
-	traced := exec.Command(strace, "-f", "-y", "-s", "0", "-o", log, "-e", "trace=openat,write,pwrite64,ftruncate,fsync,fdatasync,syncfs,renameat,linkat,mkdirat",
+	traced := exec.Command(strace, "-f", "-y", "-s", "0", "-o", log, "-e", "trace=openat,write,pwrite64,ftruncate,fsync,fdatasync,syncfs,renameat,renameat2,linkat,mkdirat",
 		os.Args[0], "-test.run", "^"+t.Name()+"$")
 	traced.Env = append(os.Environ(), "CERTSWARM_TRACED="+dir)
 	if out, err := traced.CombinedOutput(); err != nil {
@@ -45,6 +45,7 @@ func TestTheSystemCallsAreThoseIntended(t *testing.T) {
 		{"in bulk", []string{"mkdirat bulk", "openat .certswarm-four", "write .certswarm-four", "openat .certswarm-five", "write .certswarm-five",
 			"syncfs .", "renameat four", "renameat five", "syncfs ."}},
 		{"a directory", []string{"mkdirat alone", "fsync alone", "fsync ."}},
+		{"a directory for others", []string{"mkdirat .certswarm-?", "fsync .certswarm-?", "renameat2 shared", "fsync ."}},
 	} {
 		if !slices.Equal(got[want.what], want.calls) {
 			t.Errorf("%s:\n got %q\nwant %q", want.what, got[want.what], want.calls)
@@ -85,6 +86,9 @@ func beTraced(t *testing.T, dir string) {
 	say("a directory")
 	_, err = r.MkDir("alone", 0o700, AsItIs)
 	must(t, err)
+	say("a directory for others")
+	_, err = r.MkDir("shared", 0o755, AsItIs)
+	must(t, err)
 	say("nothing")
 }
 
@@ -116,6 +120,9 @@ func effects(trace, dir string) map[string][]string {
 	return out
 }
 
+// random is the name of a temporary that has no token of its own.
+var random = regexp.MustCompile(`^\.certswarm-[A-Z2-7]{26,}$`)
+
 var quoted = regexp.MustCompile(`"([^"]*)"|<([^>]+)>`)
 
 // lastName is the base name of the last file that a call's arguments name.
@@ -132,5 +139,5 @@ func lastName(arguments, dir string) string {
 	case strings.Contains(name, "/#"):
 		return "#"
 	}
-	return filepath.Base(name)
+	return random.ReplaceAllString(filepath.Base(name), ".certswarm-?")
 }

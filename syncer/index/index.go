@@ -33,11 +33,12 @@ type Index struct {
 // New returns an index of an empty directory.
 func New() *Index {
 	return &Index{
-		entries:  map[Path]*Entry{},
-		below:    map[Path]map[Path]struct{}{},
-		byOrigin: map[Origin]*history{},
-		held:     Summary{},
-		expiring: map[Path]*Entry{},
+		entries:     map[Path]*Entry{},
+		below:       map[Path]map[Path]struct{}{},
+		byOrigin:    map[Origin]*history{},
+		held:        Summary{},
+		expiring:    map[Path]*Entry{},
+		fingerprint: sha256.Sum256([]byte("certswarm index")), // so that an empty one is not mistaken for none
 	}
 }
 
@@ -252,20 +253,20 @@ func (x *Index) NextExpiry() time.Time {
 	return time.UnixMilli(first)
 }
 
-// Forget drops the tombstones that everybody holds, and returns their paths. everybody is what all members of the roster
+// Forget drops the tombstones that everybody holds, and returns them. everybody is what all members of the roster
 // have acknowledged: a member that was never heard of keeps every tombstone alive.
-func (x *Index) Forget(everybody Summary) []Path {
-	var out []Path
+func (x *Index) Forget(everybody Summary) []*Entry {
+	var out []*Entry
 	if x.tombstones == 0 {
 		return nil
 	}
-	for p, e := range x.entries {
+	for _, e := range x.entries {
 		if e.Deleted() && everybody[e.Origin] >= e.Seq {
-			out = append(out, p)
+			out = append(out, e)
 		}
 	}
-	for _, p := range out {
-		x.Remove(p)
+	for _, e := range out {
+		x.Remove(e.Path)
 	}
 	return out
 }

@@ -79,7 +79,7 @@ func drawFrame(t *rapid.T) Frame {
 		h := Hello{Clock: rapid.Int64().Draw(t, "clock")}
 		for range rapid.IntRange(0, 3).Draw(t, "directories") {
 			h.Directories = append(h.Directories, Greeting{
-				Directory: drawName(t), Self: drawOrigin(t), Held: drawSummary(t), Fingerprint: index.Fingerprint(drawDigest(t)),
+				Directory: drawName(t), Self: drawOrigin(t), Held: drawSummary(t), Forgotten: drawSummary(t), Fingerprint: index.Fingerprint(drawDigest(t)),
 			})
 		}
 		return h

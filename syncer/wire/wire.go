@@ -44,11 +44,13 @@ type Hello struct {
 	Directories []Greeting
 }
 
-// Greeting is what a node says of one directory: the origin it writes as, and what it holds durably.
+// Greeting is what a node says of one directory: the origin it writes as, what it holds durably, and up to where it remembers
+// deletions no more.
 type Greeting struct {
 	Directory   string
 	Self        index.Origin
 	Held        index.Summary
+	Forgotten   index.Summary
 	Fingerprint index.Fingerprint
 }
 
@@ -114,6 +116,7 @@ func Encode(f Frame) []byte {
 			e.text(g.Directory)
 			e.origin(g.Self)
 			e.summary(g.Held)
+			e.summary(g.Forgotten)
 			e.raw(g.Fingerprint[:])
 		}
 	case Offer:
@@ -215,6 +218,7 @@ func (d *decoder) hello() Hello {
 			Directory:   d.text(maxName),
 			Self:        d.origin(),
 			Held:        d.summary(),
+			Forgotten:   d.summary(),
 			Fingerprint: index.Fingerprint(d.digest()),
 		})
 	}

@@ -1,4 +1,4 @@
-package syncer
+package pairs
 
 import (
 	"crypto"
@@ -76,8 +76,8 @@ func TestWholePEM(t *testing.T) {
 		"tsig.key":     "key \"a\" { algorithm hmac-sha256; };\n",
 		"negative.crt": encodePEM("CERTIFICATE", []byte{0x30, 3, 2, 1, 0xff}), // a SEQUENCE, and nothing that Go would take
 	} {
-		if f := readPEM(name, []byte(content)); f.broken != "" {
-			t.Errorf("%s: %s", name, f.broken)
+		if f := Read(name, []byte(content)); f.Broken != "" {
+			t.Errorf("%s: %s", name, f.Broken)
 		}
 	}
 }
@@ -101,8 +101,8 @@ func TestBrokenPEM(t *testing.T) {
 		{"a.key", encodePEM("EC PRIVATE KEY", []byte("nonsense")), "the first PEM block is no private key: its DER is damaged"},
 		{"a.pem", "hello\n", "there is no PEM block in it"},
 	} {
-		if f := readPEM(c.name, []byte(c.content)); f.broken != c.want {
-			t.Errorf("%s of %.60q: %q, not %q", c.name, c.content, f.broken, c.want)
+		if f := Read(c.name, []byte(c.content)); f.Broken != c.want {
+			t.Errorf("%s of %.60q: %q, not %q", c.name, c.content, f.Broken, c.want)
 		}
 	}
 }
@@ -115,7 +115,7 @@ func TestEveryTruncationShows(t *testing.T) {
 			rest := content[n:]
 			complete := rest == "\n" || n > 0 && strings.HasSuffix(content[:n], "-----\n") && !strings.HasSuffix(content[:n], "BEGIN CERTIFICATE-----\n") &&
 				strings.HasPrefix(rest, "-----BEGIN") || strings.HasPrefix(rest, "\n-----BEGIN")
-			if broken := readPEM("a.pem", []byte(content[:n])).broken != ""; broken == complete {
+			if broken := Read("a.pem", []byte(content[:n])).Broken != ""; broken == complete {
 				t.Errorf("the first %d of %d bytes, before %.20q: broken %v", n, len(content), rest, broken)
 			}
 		}
@@ -163,17 +163,61 @@ func TestAKeyGoesWithItsCertificateInEveryEncoding(t *testing.T) {
 		if c.text == "" {
 			c.text = pair.key
 		}
-		k, f := readPEM("a.key", []byte(c.text)), readPEM("a.crt", []byte(pair.fullchain))
-		if len(k.holds) != 1 || !f.certified || k.holds[0] != f.certifies || k.unknown || f.unknown {
+		k, f := Read("a.key", []byte(c.text)), Read("a.crt", []byte(pair.fullchain))
+		if len(k.keys) != 1 || !f.certified || k.keys[0] != f.certifies || k.opaque || f.opaque {
 			t.Errorf("%s: %+v and %+v", name, k, f)
 		}
-		if up := readPEM("chain.pem", []byte(pair.chain)); !up.chain {
+		if up := Read("chain.pem", []byte(pair.chain)); !up.chain {
 			t.Errorf("an intermediate is taken for a server's certificate: %+v", up)
 		}
 	}
 }
 
-func BenchmarkReadPEM(b *testing.B) {
+func TestHalvesOfAPair(t *testing.T) {
+	ec := newKey(t)
+	pair, other := issue(t, ec), issue(t, newKey(t))
+	sec1, err := x509.MarshalECPrivateKey(ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ecKey := encodePEM("EC PRIVATE KEY", sec1)
+	root := certificate(t, "root", "root", true, newKey(t).Public(), newKey(t))
+	encrypted := string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: []byte{1}}))
+	for name, c := range map[string]struct {
+		text       string
+		half, fits bool // fits the certificate
+	}{
+		"its key":                     {ecKey, true, true},
+		"its key after params":        {encodePEM("EC PARAMETERS", []byte{6, 0}) + ecKey, true, true},
+		"another's key":               {other.key, true, false},
+		"its key before another's":    {ecKey + other.key, true, true},
+		"its key after another's":     {other.key + ecKey, true, false},
+		"an encrypted key":            {encrypted, true, false},
+		"an encrypted PKCS #8":        {encodePEM("ENCRYPTED PRIVATE KEY", []byte{1}), true, false},
+		"a key that Go does not know": {encodePEM("PRIVATE KEY", []byte{0x30, 3, 2, 1, 0}), true, false},
+		"the leaf and its CA":         {pair.fullchain, true, true},
+		"the leaf and half of its CA": {pair.fullchain[:len(pair.fullchain)-99], true, true},
+		"a CA's own":                  {root, true, false},
+		"the upper part":              {pair.chain, false, false},
+		"both":                        {pair.leaf + ecKey, false, false},
+		"both, encrypted":             {pair.leaf + encrypted, false, false},
+		"a key that is damaged":       {encodePEM("PRIVATE KEY", []byte{1}), false, false},
+		"parameters":                  {encodePEM("DH PARAMETERS", []byte{1}), false, false},
+		"no PEM":                      {"hello", false, false},
+		"nothing":                     {"", false, false},
+	} {
+		certificate, _ := Read("a.pem", []byte(pair.leaf)).Half()
+		got, ok := Read("a.pem", []byte(c.text)).Half()
+		if ok != c.half || got.Fits(certificate) != c.fits || certificate.Fits(got) != c.fits {
+			t.Errorf("%s: half %v, fits %v", name, ok, got.Fits(certificate))
+		}
+	}
+	if (PublicKey{}).Fits(PublicKey{}) {
+		t.Error("what cannot be told goes with what cannot be told")
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		b.Fatal(err)
@@ -182,12 +226,12 @@ func BenchmarkReadPEM(b *testing.B) {
 		pair := issue(b, key)
 		b.Run(name+"-key", func(b *testing.B) {
 			for b.Loop() {
-				readPEM("a.key", []byte(pair.key))
+				Read("a.key", []byte(pair.key))
 			}
 		})
 		b.Run(name+"-fullchain", func(b *testing.B) {
 			for b.Loop() {
-				readPEM("a.crt", []byte(pair.fullchain))
+				Read("a.crt", []byte(pair.fullchain))
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package syncer
+package pairs
 
 import (
 	"bytes"
@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// pemLike reports whether a file of this name is expected to be PEM.
-func pemLike(name string) bool {
+// IsPEMName reports whether a file of this name is expected to be PEM (RFC 7468): .pem, .crt, .cer or .key.
+func IsPEMName(name string) bool {
 	switch path.Ext(name) {
 	case ".pem", ".crt", ".cer", ".key":
 		return true
@@ -22,19 +22,42 @@ func pemLike(name string) bool {
 	return false
 }
 
-// pemFile is what a file of a PEM-like name says. The zero pemFile says nothing: it is not PEM, or neither a key nor a certificate.
-type pemFile struct {
-	broken    string      // what shows that the file is not whole; "" if nothing does
+// File is what a file of a PEM name says. The zero File says nothing: it is not PEM, or neither a key nor a certificate.
+type File struct {
+	// Broken is what shows that the file is not whole; "" if nothing does, as where it is cut off between two blocks. What else is known of a broken
+	// file is known from the blocks before.
+	Broken string
+
 	certified bool        // there is a certificate in it
-	certifies publicKey   // of the first one, which is the one that is served
-	holds     []publicKey // those of its private keys
-	unknown   bool        // there is a key in it that cannot be told: an encrypted one, or of an algorithm that Go does not know
+	certifies PublicKey   // of the first one, which is the one that is served
+	keys      []PublicKey // those of its private keys
+	opaque    bool        // there is a key in it that cannot be told: an encrypted one, or of an algorithm that Go does not know
 	authority bool        // its first certificate is a CA's
 	chain     bool        // which somebody else issued: the file is the upper part of a chain
 }
 
-// publicKey identifies a key pair: the hash of a subjectPublicKey (RFC 5280 4.1.2.7). The algorithm is not in it; no two share bytes.
-type publicKey [sha256.Size]byte
+// PublicKey identifies a key pair: the hash of a subjectPublicKey (RFC 5280 4.1.2.7). The algorithm is not in it; no two share bytes. The zero
+// PublicKey is one that cannot be told.
+type PublicKey [sha256.Size]byte
+
+// Fits reports whether two files with these keys go together; what cannot be told goes with nothing.
+func (k PublicKey) Fits(other PublicKey) bool { return k != PublicKey{} && k == other }
+
+// Half returns the key by which a file goes with the other half of a pair. It is the half of one if it holds a private key or a certificate: not
+// both, which is whole by itself, nor the certificate of an intermediate CA first, which is the upper part of a chain.
+func (f File) Half() (public PublicKey, ok bool) {
+	switch {
+	case f.chain || f.certified && (f.opaque || len(f.keys) > 0):
+		return PublicKey{}, false
+	case f.opaque:
+		return PublicKey{}, true
+	case f.certified:
+		return f.certifies, true
+	case len(f.keys) > 0:
+		return f.keys[0], true // the one that nginx takes
+	}
+	return PublicKey{}, false
+}
 
 const (
 	pemBegin = "-----BEGIN "
@@ -42,13 +65,14 @@ const (
 	pemDash  = "-----"
 )
 
-// readPEM judges the content of a file of a PEM-like name. What stands between the blocks is nobody's business (RFC 7468 2); what
-// cannot be PEM at all is left alone unless it is called .pem.
-func readPEM(name string, content []byte) pemFile {
+// Read judges the content of a file of a PEM name. What stands between the blocks is nobody's business (RFC 7468 2); what
+// cannot be PEM at all is left alone unless it is called .pem. A key is known by what the file says of it: whether the halves of an RSA key belong
+// together, and whether a certificate is signed, is not looked at.
+func Read(name string, content []byte) File {
 	if len(bytes.Trim(content, "\x00 \t\r\n")) == 0 {
-		return pemFile{broken: "it is empty"}
+		return File{Broken: "it is empty"}
 	}
-	var f pemFile
+	var f File
 	blocks, certificates := 0, 0
 	var line []byte
 	for rest := content; len(rest) > 0; {
@@ -63,15 +87,16 @@ func readPEM(name string, content []byte) pemFile {
 			wrong = f.take(kind, body, &certificates)
 		}
 		if wrong != "" {
-			return pemFile{broken: fmt.Sprintf("the %s PEM block %s", ordinal(blocks), wrong)}
+			f.Broken = fmt.Sprintf("the %s PEM block %s", ordinal(blocks), wrong)
+			return f
 		}
 		rest, line = after, nil
 	}
 	switch {
 	case cutOff(line) && content[len(content)-1] != '\n':
-		return pemFile{broken: fmt.Sprintf("it ends within the BEGIN line of its %s PEM block", ordinal(blocks+1))}
+		f.Broken = fmt.Sprintf("it ends within the BEGIN line of its %s PEM block", ordinal(blocks+1))
 	case blocks == 0 && path.Ext(name) == ".pem":
-		return pemFile{broken: "there is no PEM block in it"}
+		f.Broken = "there is no PEM block in it"
 	}
 	return f
 }
@@ -116,7 +141,7 @@ func bodyOf(text []byte, kind string) (body, after []byte, wrong string) {
 }
 
 // take adds one block; it returns what is wrong with it.
-func (f *pemFile) take(kind string, body []byte, certificates *int) (wrong string) {
+func (f *File) take(kind string, body []byte, certificates *int) (wrong string) {
 	body, encrypted := cutHeaders(body)
 	der, err := base64.StdEncoding.AppendDecode(nil, body)
 	if err != nil { // the decoder minds no line ends, but blanks
@@ -134,19 +159,19 @@ func (f *pemFile) take(kind string, body []byte, certificates *int) (wrong strin
 			f.takeCertificate(der)
 		}
 	case "ENCRYPTED PRIVATE KEY":
-		f.unknown = true
+		f.opaque = true
 	case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
 		if encrypted {
-			f.unknown = true
+			f.opaque = true
 			return ""
 		}
 		if !wellFormed(der) {
 			return "is no private key: its DER is damaged"
 		}
 		if bits := publicBits(der); bits != nil {
-			f.holds = append(f.holds, sha256.Sum256(bits))
+			f.keys = append(f.keys, sha256.Sum256(bits))
 		} else {
-			f.unknown = true
+			f.opaque = true
 		}
 	}
 	return ""
@@ -167,15 +192,15 @@ func cutHeaders(body []byte) (text []byte, encrypted bool) {
 	return body, encrypted
 }
 
-func (f *pemFile) takeCertificate(der []byte) {
+func (f *File) takeCertificate(der []byte) {
 	c, err := x509.ParseCertificate(der)
 	if err != nil { // there are certificates that only Go does not like
-		f.unknown = true
+		f.opaque = true
 		return
 	}
 	bits := subjectPublicKey(c.RawSubjectPublicKeyInfo)
 	if bits == nil {
-		f.unknown = true
+		f.opaque = true
 		return
 	}
 	f.authority = c.IsCA
