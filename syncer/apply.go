@@ -85,13 +85,10 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 		err = l.disk.SyncAll(l.places(staged)...)
 	}
 	switch {
-	case errors.Is(err, errNowhere):
+	case errors.Is(err, errNowhere) && d.syncNames(l) == nil: // of what landed here or at an earlier try
 		d.unstage(l, staged)
-		synced := d.syncNames(l) == nil // what landed at an earlier try
 		d.mu.Lock()
-		if synced {
-			d.r.settleDone(time.Now(), j, l.done)
-		}
+		d.r.settleDone(time.Now(), j, l.done)
 		d.r.abandon(time.Now(), j)
 		d.tidyScaffoldLocked()
 		d.stirLocked()
@@ -425,7 +422,7 @@ func stuckFirst(plan index.Plan, stuck index.Path) index.Plan {
 func (d *Directory) landLocked(step index.Step) {
 	p := step.Entry.Path
 	since, pending := d.r.deletes[p]
-	d.r.land(step.Entry)
+	d.r.landLoosely(step.Entry)
 	if step.Action != index.Note {
 		return
 	}

@@ -57,7 +57,7 @@ func (p postponed) again(path index.Path, now time.Time) {
 		last.since = now
 	}
 	most := retryLast
-	if now.Sub(last.since) > 2*pairs.Patience {
+	if now.Sub(last.since) > 5*pairs.Patience {
 		most = retrySeldom
 	}
 	delay := min(max(2*last.delay, retryFirst), most)

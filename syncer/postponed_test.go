@@ -43,7 +43,7 @@ func TestPostponedPathsAreLookedAtMoreAndMoreSeldom(t *testing.T) {
 	if want := []time.Duration{1, 2, 4, 8, 16, 32, 50, 50}; !slices.Equal(waits, want) {
 		t.Errorf("waits of %v ms, not %v", waits, want)
 	}
-	for range 100 {
+	for range 400 {
 		p.again(path, now)
 		wait, _ := p.next(now)
 		now = now.Add(wait)

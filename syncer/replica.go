@@ -55,8 +55,9 @@ type replica struct {
 	ceiling uint64      // numbers up to here may be given: they are reserved on disk
 	durable index.Summary
 	dirty   map[index.Path]bool // entries that the disk does not have as the index has them
-	raised  bool                // the summary grew since it was last taken to disk
-	covers  []cover             // numbers that are here but follow on some that are not yet
+	loose   map[index.Path]loose
+	raised  bool    // the summary grew since it was last taken to disk
+	covers  []cover // numbers that are here but follow on some that are not yet
 	peers   map[fleet.NodeID]*view
 	jobs    []*job
 	keys    map[fleet.NodeID]ed25519.PublicKey
@@ -86,6 +87,10 @@ type replica struct {
 	clocks    map[fleet.NodeID]time.Duration  // by how much the clocks of connected peers are ahead of this node's
 	skews     map[fleet.NodeID]skew           // which clocks are wrong, this node's perhaps
 }
+
+// loose is an entry whose disk a power cut may still undo: the state on disk must not be ahead of what it is the state of, or what is back then
+// would be taken for a change.
+type loose struct{ now, before *index.Entry }
 
 // cover says that whoever holds after of the origin now holds through.
 type cover struct {
@@ -141,6 +146,7 @@ func newReplica(r rules) *replica {
 		durable:   index.Summary{},
 		forgotten: index.Summary{},
 		dirty:     map[index.Path]bool{},
+		loose:     map[index.Path]loose{},
 		lacks:     map[index.Path]bool{},
 		peers:     map[fleet.NodeID]*view{},
 		keys:      map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
@@ -300,6 +306,7 @@ func (r *replica) number(entries []*index.Entry) {
 func (r *replica) adopt(entries []*index.Entry) {
 	for _, e := range entries {
 		r.land(e)
+		delete(r.loose, e.Path)
 		r.dirty[e.Path] = true
 	}
 	if len(entries) > 0 {

@@ -25,7 +25,7 @@ func (d *Directory) prepareLocked(l *landing) (index.Plan, error) {
 	err := d.stepsLocked(l, dirs)
 	if !l.isRevert() && !l.bulk {
 		for _, e := range l.done[len(l.landed):] {
-			d.r.dirty[e.Path] = true // whatever becomes of the job
+			d.r.firm(e) // whatever becomes of the job
 		}
 	}
 	if err != nil {

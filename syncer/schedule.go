@@ -136,6 +136,28 @@ func (r *replica) land(e *index.Entry) {
 	r.note(e.Stamp)
 }
 
+// landLoosely is land for what is not synced yet; see settleDone.
+func (r *replica) landLoosely(e *index.Entry) {
+	before := r.x.Lookup(e.Path)
+	if known, is := r.loose[e.Path]; is {
+		before = known.before
+	}
+	r.land(e)
+	r.loose[e.Path] = loose{now: e, before: before}
+}
+
+// firm notes that an entry, if nothing else has landed there since, is on the disk for good.
+func (r *replica) firm(e *index.Entry) {
+	known, is := r.loose[e.Path]
+	switch {
+	case is && known.now == e:
+		delete(r.loose, e.Path)
+	case is:
+		r.loose[e.Path] = loose{now: known.now, before: e}
+	}
+	r.dirty[e.Path] = true
+}
+
 // note keeps up with a stamp: this node's next ones must be later.
 func (r *replica) note(s index.Stamp) {
 	r.clock = max(r.clock, s.HLC)
@@ -168,7 +190,7 @@ func (r *replica) settleDone(now time.Time, j *job, done []*index.Entry) {
 	for _, e := range done {
 		switch {
 		case !j.isRevert():
-			r.dirty[e.Path] = true
+			r.firm(e)
 		case j.reverts[e.Path]:
 			r.reverted[e.Path] = now
 		}
@@ -475,7 +497,11 @@ func (u unsaved) empty() bool { return len(u.put) == 0 && len(u.remove) == 0 && 
 func (r *replica) takeDirty() unsaved {
 	var u unsaved
 	for p := range r.dirty {
-		if e := r.x.Lookup(p); e != nil {
+		e := r.x.Lookup(p)
+		if known, is := r.loose[p]; is {
+			e = known.before
+		}
+		if e != nil {
 			u.put = append(u.put, e)
 		} else {
 			u.remove = append(u.remove, p)

@@ -58,7 +58,7 @@ type disk struct {
 	dead    atomic.Bool      // the process is only waiting to be buried; set under mu
 	losses  losses           // guarded by mu: what a power cut may take
 	look    func(durable.Effect)
-	delayed time.Duration
+	delayed time.Duration // guarded by mu
 }
 
 func (d *disk) of(n *node) { d.node = n }
@@ -116,11 +116,17 @@ func alike(a, b durable.Effect) bool {
 	return a.Name == b.Name
 }
 
-// dawdle takes its time over what is done without a lock: whoever waits for a lock stops a bubble's clock.
+// dawdle takes its time over what is done without a lock: whoever waits for a lock stops a bubble's clock. What was struck is taken back under one.
 func (d *disk) dawdle(e durable.Effect) {
 	slow := []durable.Act{durable.ActStage, durable.ActSync, durable.ActSyncAll, durable.ActWriteIntent}
-	if d.delayed > 0 && slices.Contains(slow, e.Act) {
-		time.Sleep(d.delayed)
+	d.mu.Lock()
+	delay := d.delayed
+	if d.struck != nil {
+		delay = 0
+	}
+	d.mu.Unlock()
+	if delay > 0 && slices.Contains(slow, e.Act) {
+		time.Sleep(delay)
 	}
 }
 
@@ -226,7 +232,12 @@ func (f *Fleet) Look(i int, do func(durable.Effect)) {
 }
 
 // SlowDisk has a node wait that long for what it does to its disk without holding up others.
-func (f *Fleet) SlowDisk(i int, delay time.Duration) { f.nodes[i].disk.delayed = delay }
+func (f *Fleet) SlowDisk(i int, delay time.Duration) {
+	d := &f.nodes[i].disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.delayed = delay
+}
 
 // PullPlug cuts a node's power now, in a moment in which nothing moves. See Bury.
 func (f *Fleet) PullPlug(i int, survive float64) {

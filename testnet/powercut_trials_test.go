@@ -98,17 +98,14 @@ var trials = []trial{
 		kept:   []string{"site/privkey.pem", "site/fullchain.pem"},
 	},
 	{
-		name:   "a pair in place on a slow disk",
+		name:   "two pairs in place on a slow disk",
 		before: func(s *stage) { s.putPair("site/", s.script.pairs[0]) },
 		change: func(s *stage) {
+			s.putPair("site/", s.script.passing)
+			s.Advance(5 * time.Millisecond) // the state is saved between the renames of the second and their sync
 			s.putPair("site/", s.script.pairs[1])
-			s.Advance(100 * time.Millisecond)
-			s.Write(0, "site/more", "1")
-			s.Advance(3 * time.Millisecond)
-			s.Write(0, "site/more", "2")
 		},
-		slow:   true,
-		passes: []string{"1"},
+		slow: true,
 	},
 	{
 		name:   "a generation",
