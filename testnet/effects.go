@@ -201,7 +201,9 @@ func (f *Fleet) Calm(i int) {
 	d := &f.nodes[i].disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.fault = nil
+	if !d.dead.Load() {
+		d.fault = nil
+	}
 }
 
 // Effects returns what a node's agent did to its disk since Record or Strike.

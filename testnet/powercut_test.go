@@ -287,6 +287,7 @@ func (s *stage) restart(k strike) {
 				s.Advance(40 * time.Millisecond)
 			}
 		}
+		s.Calm(s.victim)
 		if s.Dead(s.victim) {
 			s.Bury(s.victim)
 			s.Start(s.victim)
@@ -492,7 +493,7 @@ func (s *stage) finish() {
 	}
 	s.Settle()
 	if s.trial.publish != nil && !maps.Equal(s.Tree(0), s.script.new) {
-		s.wholeAtRest("in the end", "", s.Tree(0), s.written)
+		s.wholeAtRest("in the end", "", s.Tree(0), s.written && !s.trial.expires)
 		s.trial.publish(s) // as whoever was interrupted does
 		s.Settle()
 	}
