@@ -61,6 +61,7 @@ type stage struct {
 	numbers map[number]index.Digest
 	written bool // Publish has returned
 	expiry  time.Time
+	origins map[index.Origin]bool // that wrote before the victim ended; nil: it had promised nothing
 }
 
 // script is what a performance without faults showed.
@@ -277,6 +278,9 @@ func (s *stage) restart(k strike) {
 	s.Advance(20 * time.Millisecond) // what it said arrives
 	s.sample()
 	vouched := !s.trial.expires && (s.written && s.victim == 0 || s.victim == 1 && s.acknowledged())
+	if vouched {
+		s.origins = s.authors()
+	}
 	s.CutAll(s.victim)
 	s.Bury(s.victim)
 	if k.again >= 0 {
@@ -347,6 +351,15 @@ func (s *stage) sample() {
 			s.sampleBelow(s.Directory(i), index.Path{})
 		}
 	}
+}
+
+// authors returns all that gave numbers.
+func (s *stage) authors() map[index.Origin]bool {
+	out := map[index.Origin]bool{}
+	for n := range s.numbers {
+		out[n.origin] = true
+	}
+	return out
 }
 
 func (s *stage) sampleBelow(d *syncer.Directory, dir index.Path) {
@@ -499,6 +512,9 @@ func (s *stage) finish() {
 	}
 	s.sample()
 	s.AssertSame()
+	if s.origins != nil && !maps.Equal(s.origins, s.authors()) {
+		s.t.Errorf("fe%d began a new incarnation: what it acknowledged it does not know", s.victim+1)
+	}
 	for _, difference := range testnet.Differences(s.script.new, s.Tree(0)) {
 		s.t.Errorf("there should be, and is: %s", difference)
 	}

@@ -122,13 +122,13 @@ var trials = []trial{
 	},
 	{
 		name:   "a tree moved in",
-		before: func(s *stage) { s.Write(0, "tree/old", "x") },
+		before: func(s *stage) { s.put("tree/old", "x") },
 		change: (*stage).moveTreeIn,
 		whole:  []string{"tree/new"},
 	},
 	{
 		name:   "a tree moved in on a slow disk",
-		before: func(s *stage) { s.Write(0, "tree/old", "x") },
+		before: func(s *stage) { s.put("tree/old", "x") },
 		change: (*stage).moveTreeIn,
 		whole:  []string{"tree/new"},
 		slow:   true,
@@ -144,7 +144,7 @@ var trials = []trial{
 		name: "a deletion",
 		before: func(s *stage) {
 			s.putPair("site/", s.script.pairs[0])
-			s.Write(0, "dir/deep/file", "x")
+			s.put("dir/deep/file", "x")
 		},
 		change: func(s *stage) { s.Remove(0, "site", "dir") },
 		whole:  []string{""},
@@ -153,34 +153,34 @@ var trials = []trial{
 	{
 		name: "one replaces another",
 		before: func(s *stage) {
-			s.Write(0, "dir/a", "1")
-			s.Write(0, "dir/b", "1")
+			s.put("dir/a", "1")
+			s.put("dir/b", "1")
 		},
 		change: func(s *stage) {
 			s.Rename(0, "dir/a", "dir/c")
-			s.Write(0, "dir/b", "2")
+			s.put("dir/b", "2")
 		},
 	},
 	{
 		name: "kinds",
 		before: func(s *stage) {
-			s.Write(0, "file", "x")
-			s.Write(0, "dir/in", "x")
+			s.put("file", "x")
+			s.put("dir/in", "x")
 			s.Mkdir(0, "empty")
 			s.Symlink(0, "file", "link")
 		},
 		change: func(s *stage) {
 			s.Remove(0, "file", "dir", "link", "empty")
-			s.Write(0, "file/in/it", "y")
+			s.put("file/in/it", "y")
 			s.Symlink(0, "link", "dir")
-			s.Write(0, "link", "y")
-			s.Write(0, "empty", "z")
+			s.put("link", "y")
+			s.put("empty", "z")
 		},
 		kept: []string{"file", "dir/in"},
 	},
 	{
 		name:   "a mode",
-		before: func(s *stage) { s.Write(0, "file", "x"); s.Mkdir(0, "dir") },
+		before: func(s *stage) { s.put("file", "x"); s.Mkdir(0, "dir") },
 		change: func(s *stage) { s.Chmod(0, "file", 0o600); s.Chmod(0, "dir", 0o700) },
 	},
 	{
@@ -197,7 +197,7 @@ var trials = []trial{
 		joins: true,
 		before: func(s *stage) {
 			s.putPair("site/", s.script.pairs[0])
-			s.Write(0, "both", "of the fleet")
+			s.put("both", "of the fleet")
 			for p, text := range map[string]string{"both": "found", "mine": "found"} {
 				if err := os.WriteFile(s.Path(1, p), []byte(text), 0o644); err != nil {
 					s.t.Fatal(err)

@@ -206,9 +206,7 @@ func TestStepsKeepAMajority(t *testing.T) {
 			}
 			step := rules.NextStep(m)
 			before := len(m.Voters)
-			for _, s := range step.Learn {
-				m.Learners = append(m.Learners, s)
-			}
+			m.Learners = append(m.Learners, step.Learn...)
 			for _, s := range step.Promote {
 				m.Learners = slices.DeleteFunc(m.Learners, func(l rules.Seat) bool { return l == s })
 				m.Voters = append(m.Voters, s)
