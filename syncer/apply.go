@@ -273,7 +273,11 @@ func (d *Directory) stageOne(root *durable.Root, e *index.Entry, token string, c
 	case index.Symlink:
 		v.Kind, v.Target = durable.Symlink, c.Target
 	}
-	return root.Stage(e.Path.String(), token, v, content)
+	warn, err = root.Stage(e.Path.String(), token, v, content)
+	if f, file := e.Content.(index.File); file && warn == nil && err == nil {
+		warn = d.disk.owners.unknown(f.Owner, f.Group)
+	}
+	return warn, err
 }
 
 // inMemory is a source that can be read again: a bytes.Reader.

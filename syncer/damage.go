@@ -142,7 +142,7 @@ func (s *store) replace(incarnation, through uint64) (*damaged, error) {
 
 const damagedMark = ".damaged-"
 
-const damagedTime = "20060102T150405Z"
+const damagedTime = "20060102T150405.000000000Z"
 
 func damagedSuffix(now time.Time) string { return damagedMark + now.UTC().Format(damagedTime) }
 

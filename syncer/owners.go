@@ -124,6 +124,17 @@ func (o *owners) wanted(owner, group string) durable.Owner {
 	}
 }
 
+// unknown says which of these names means nobody on this node, nil if none does or nobody asks.
+func (o *owners) unknown(owner, group string) error {
+	switch w := o.wanted(owner, group); {
+	case w.UID < 0 && owner != "":
+		return fmt.Errorf("there is no user %q on this node: it belongs to the agent's; create the user, or set the directory's owner", owner)
+	case w.GID < 0 && group != "":
+		return fmt.Errorf("there is no group %q on this node: it belongs to the agent's; create the group, or set the directory's owner", group)
+	}
+	return nil
+}
+
 func (o *owners) id(key, name string, lookup func() (string, error)) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -90,11 +91,13 @@ func (s *store) open(scope wire.Scope) (m memory, err error) {
 }
 
 func (s *store) openFile() error {
-	if is, err := os.Stat(s.path()); err == nil && is.Size() == 0 {
+	is, err := os.Stat(s.path())
+	if err == nil && is.Size() == 0 {
 		return io.ErrUnexpectedEOF // bbolt would make a new one of it without a word
 	}
+	made := errors.Is(err, fs.ErrNotExist)
 	var db *bbolt.DB
-	err := s.state.Do(durable.Effect{Act: durable.ActOpen, Name: s.name}, func() (err error) {
+	err = s.state.Do(durable.Effect{Act: durable.ActOpen, Name: s.name}, func() (err error) {
 		db, err = bbolt.Open(s.path(), 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType, OpenFile: s.keepFile})
 		return err
 	})
@@ -105,6 +108,11 @@ func (s *store) openFile() error {
 		return err
 	}
 	s.db = db
+	if made {
+		if err := s.state.SyncDir("sync"); err != nil {
+			return err
+		}
+	}
 	s.update = func(do func(*bbolt.Tx) error) error {
 		commit := durable.Effect{Act: durable.ActCommit, Name: s.name, Synced: true}
 		return s.state.Do(commit, func() error { return guarded(func() error { return db.Update(do) }) })

@@ -50,15 +50,15 @@ type disk struct {
 	node *node
 
 	mu      sync.Mutex
-	armed   bool             // guarded by mu
-	fault   *Fault           // guarded by mu; nil: nothing is struck
-	trace   []durable.Effect // guarded by mu: since it was armed
-	struck  *durable.Effect  // guarded by mu
-	hits    int              // guarded by mu
-	dead    atomic.Bool      // the process is only waiting to be buried; set under mu
-	losses  losses           // guarded by mu: what a power cut may take
-	look    func(durable.Effect)
-	delayed time.Duration // guarded by mu
+	armed   bool                 // guarded by mu
+	fault   *Fault               // guarded by mu; nil: nothing is struck
+	trace   []durable.Effect     // guarded by mu: since it was armed
+	struck  *durable.Effect      // guarded by mu
+	hits    int                  // guarded by mu
+	dead    atomic.Bool          // the process is only waiting to be buried; set under mu
+	losses  losses               // guarded by mu: what a power cut may take
+	look    func(durable.Effect) // guarded by mu; nil: nobody looks
+	delayed time.Duration        // guarded by mu
 }
 
 func (d *disk) of(n *node) { d.node = n }

@@ -21,7 +21,7 @@ type losses struct {
 	dir     string // for what is replaced or removed, on the same file system
 	made    int
 	changes []change          // in the order in which they were made, since the last sync
-	content map[string]*token // of what was staged and not synced
+	content []int             // descriptors of what was staged and not synced, good for nothing but to name the file
 	intents map[string][]byte // what was last synced of those that were overwritten since
 	before  standing
 }
@@ -31,9 +31,6 @@ type change struct {
 	effect durable.Effect
 	undo   func() error
 }
-
-// token holds on to a file whatever becomes of its names.
-type token struct{ fd int }
 
 // standing is what stood at a name before an effect.
 type standing struct {
@@ -156,17 +153,13 @@ func (l *losses) hold(file string) {
 		return
 	}
 	if fd, err := unix.Open(file, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
-		if l.content == nil {
-			l.content = map[string]*token{}
-		}
-		l.made++
-		l.content[strconv.Itoa(l.made)] = &token{fd}
+		l.content = append(l.content, fd)
 	}
 }
 
 func (l *losses) letGo() {
-	for _, t := range l.content {
-		_ = unix.Close(t.fd)
+	for _, fd := range l.content {
+		_ = unix.Close(fd)
 	}
 	l.content = nil
 }
@@ -174,8 +167,8 @@ func (l *losses) letGo() {
 // take does to the disk what the power cut did.
 func (l *losses) take(survive float64) error {
 	var errs []error
-	for _, t := range l.content {
-		errs = append(errs, os.Truncate("/proc/self/fd/"+strconv.Itoa(t.fd), 0))
+	for _, fd := range l.content {
+		errs = append(errs, os.Truncate("/proc/self/fd/"+strconv.Itoa(fd), 0))
 	}
 	if survive < 1 {
 		for file, synced := range l.intents {

@@ -91,6 +91,12 @@ func (s *stage) publishChallenge() {
 
 var trials = []trial{
 	{
+		name:   "one file",
+		before: func(s *stage) { s.put("dir/file", "old") },
+		change: func(s *stage) { s.put("dir/file", "new") },
+		kept:   []string{"dir/file"},
+	},
+	{
 		name:   "a pair in place",
 		before: func(s *stage) { s.putPair("site/", s.script.pairs[0]) },
 		change: func(s *stage) { s.putPair("site/", s.script.pairs[1]) },

@@ -3,8 +3,8 @@
 // and asks whether everybody ends up with the same.
 //
 // It is not the real thing where the kernel is concerned: packets and sockets come from here, hints of changed files are fetched instead of
-// awaited, nginx and the CA are absent. It cannot kill an agent between two effects on the disk, for nothing inside a bubble can be stopped
-// there. Real processes on real sockets are in testnet/real.
+// awaited, nginx and the CA are absent. An agent that is killed between two effects on the disk (see Fault) is not stopped, for nothing inside a
+// bubble can be; what it does from then on reaches neither the disk nor the network. Real processes on real sockets are in testnet/real.
 package testnet
 
 import (

@@ -302,8 +302,10 @@ func TestOwners(t *testing.T) {
 		if info.Mode() != 0o600 {
 			w.t.Errorf("it is %v", info.Mode())
 		}
-		w.must(os.Remove(in(w.Nodes[0], "unknown")))
-		w.leaves("unknown", w.Nodes...)
+		for _, name := range []string{"unknown", "renumbered", "nameless"} { // the third node may give nothing away, and says so
+			w.must(os.Remove(in(w.Nodes[0], name)))
+			w.leaves(name, w.Nodes...)
+		}
 		w.await(quiet(control.OwnershipFailed))
 	})
 	scene(t, w, "no right to give files away", func(w *world) {
