@@ -5,6 +5,7 @@ PREFIX    ?= /usr/local
 VERSION   ?= $(or $(patsubst v%,%,$(shell git describe --tags --always --dirty 2>/dev/null)),dev)
 PKG       ?= ./...
 FUZZTIME  ?= 20s
+SOAK      ?= 40
 BENCH     ?= .
 BENCHTIME ?= 1s
 
@@ -43,6 +44,10 @@ race: export CGO_ENABLED := 1
 race: ## run every test under the race detector (needs a C compiler)
 	@$(call go-test,-race $(PKG))
 
+.PHONY: soak
+soak: ## let leases live through SOAK (40) rounds of storms, some 130 virtual hours each, every round with new seeds
+	@$(GO) test -run '^TestChaos$$' -v -count $(SOAK) -timeout 0 ./internal/lease -seed 0
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (20s)
 	@targets=$$($(GO) test -list '^Fuzz' $(PKG)) || { echo "$$targets"; exit 1; }; \
@@ -68,7 +73,7 @@ bench: ## run the benchmarks (BENCH=pattern, BENCHTIME=1s)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem $(PKG)
 
 .PHONY: bench-peers
-bench-peers: ## put the same work on certswarm, Syncthing and rsync, here and now (ONLY=pattern, ROUNDS=3); installs the two
+bench-peers: ## put the same work on certswarm, Syncthing, rsync and lego, here and now (ONLY=pattern, ROUNDS=3); installs them
 	@.ci/deps bench
 	@mkdir -p bin
 	@$(GO) build -o bin/versus ./testnet/versus

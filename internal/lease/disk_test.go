@@ -31,7 +31,8 @@ var errDead = errors.New("the process was killed")
 
 // memoryDisk is a Disk that keeps its content over the lives of a process. It passes the tests of the one in a file.
 type memoryDisk struct {
-	stop func() // called before everything, may wait
+	stop   func()             // called before everything, may wait
+	before func(lease.Change) // called before that when something is saved; nil: nothing
 
 	mu      sync.Mutex
 	life    int
@@ -116,6 +117,9 @@ func (h *memoryHandle) Load() (lease.Kept, error) {
 
 // Save implements lease.Disk.
 func (h *memoryHandle) Save(c lease.Change) error {
+	if h.before != nil {
+		h.before(c)
+	}
 	if h.stop != nil {
 		h.stop()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,9 +89,9 @@ func TestElectorsGrantUnderEpochsThatGrowOverRestarts(t *testing.T) {
 			if v := e.View(); !v.HeldHere || v.Holder != r.member.ID || v.Epoch != last {
 				t.Errorf("the holder's own view: %+v", v)
 			}
-			time.Sleep(10 * time.Minute)
+			time.Sleep(3 * time.Minute)
 			if err := errors.Join(g.Check(), g.Begin()); err != nil {
-				t.Errorf("after ten minutes the holder may not act: %v", err)
+				t.Errorf("after three minutes the holder may not act: %v", err)
 			}
 			again := granted(t, e)
 			if again.Epoch() != last {
@@ -145,7 +146,7 @@ func TestElectorsAwaitEndsWithItsContext(t *testing.T) {
 		third := fleet.Member{Name: "fe9", ID: fleet.NodeID{0xfe}, Role: fleet.Issuer}
 		e := r.engine(roster(t, other, r.member, third)) // somebody else's to hold, or a minority
 		defer running(t, e)()
-		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		if _, err := e.Await(ctx); err == nil {
 			t.Error("granted")
@@ -272,6 +273,7 @@ func TestGarbageChangesNothing(t *testing.T) {
 			}
 			w.machines[holder].raft.Deliver(peer, message)
 			if size > 2 {
+				message = slices.Clone(message)
 				message[0], message[1] = 1, byte(1+size%2)
 				w.machines[holder].raft.Deliver(peer, message)
 			}

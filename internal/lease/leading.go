@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -77,7 +76,7 @@ func (s *seat) duty() bool {
 		s.r.hold.finish(fmt.Errorf("%w: something was written under a later epoch", ErrLost))
 		s.lead.tenure = rules.Tenure{}
 		s.r.hold.extend(s.lead.tenure)
-		return s.propose(rules.Command{Verb: rules.Raise, Generation: rules.NextGeneration(s.state, s.r.seen()), Nonce: rand.Uint64()})
+		return s.propose(rules.Command{Verb: rules.Raise, Generation: rules.NextGeneration(s.state, s.r.seen()), Nonce: random()})
 	default:
 		return s.keepLease(now)
 	}
@@ -102,7 +101,7 @@ func (s *seat) keepLease(now rules.Moment) bool {
 
 // propose asks the voters to commit c. The moment from which the right counts is taken first.
 func (s *seat) propose(c rules.Command) bool {
-	c.By, c.Ticket = s.id, rand.Uint64()|1
+	c.By, c.Ticket = s.id, random()|1
 	moment := s.clock()
 	if err := s.rn.Propose(c.Encode()); err != nil {
 		return false // no leader any more, or handing over: the next turn knows

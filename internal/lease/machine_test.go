@@ -27,11 +27,11 @@ func (c *cable) Send(to fleet.NodeID, message []byte) {
 	}
 	target := w.machines[i]
 	since, linked := c.m.links[i]
-	if !linked || w.dropped[[2]int{c.m.n, i}] || w.rng.Float64() < w.loss {
+	if !linked || w.dropped[[2]int{c.m.n, i}] || c.m.luck.Float64() < w.loss {
 		return
 	}
-	delay := w.latency + time.Duration(w.rng.Int64N(int64(w.latency)+1))
-	if w.latency > 100*time.Millisecond && w.rng.IntN(20) == 0 {
+	delay := w.latency + time.Duration(c.m.luck.Int64N(int64(w.latency)+1))
+	if w.latency > 100*time.Millisecond && c.m.luck.IntN(20) == 0 {
 		delay *= 3 // overtaken
 	}
 	engine := target.raft

@@ -1,11 +1,10 @@
 package lease
 
 import (
-	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
-	mathrand "math/rand/v2"
 	"slices"
 	"time"
 
@@ -63,17 +62,24 @@ func (s *seat) meet() {
 	restless := !s.led()
 	now := s.clock().Boot
 	all := restless || mine != s.told || now-s.toldAt >= rules.RenewEvery(s.ttl)
-	for id, n := range s.peers {
-		if all || n.stamp == 0 {
+	for _, id := range slices.SortedFunc(maps.Keys(s.peers), fleet.NodeID.Compare) {
+		if n := s.peers[id]; all || n.stamp == 0 {
 			s.tell(id, n, restless)
 		}
 	}
 	if all {
 		s.told, s.toldAt = mine, now
 	}
-	if !s.state.Line.IsZero() && rules.Forsaken(s.state.Line, s.seatsOf(s.conf.GetVoters()), s.neighbours()) {
+	if !s.state.Line.IsZero() && s.forsaken() {
 		s.rebirth("most voters of this node's cluster have joined another one")
 	}
+}
+
+// forsaken reports whether nothing can be committed on this seat's line any more.
+func (s *seat) forsaken() bool {
+	near, acted := s.neighbours(), !s.state.Epoch.IsZero()
+	return rules.Forsaken(s.state.Line, acted, s.seatsOf(s.conf.GetVoters()), near) ||
+		rules.Forsaken(s.state.Line, acted, s.seatsOf(s.conf.GetVotersOutgoing()), near)
 }
 
 // led reports whether there is somebody who leads, as far as this seat or, if it has no state, any neighbour knows: then there is
@@ -322,22 +328,39 @@ func (s *seat) found() bool {
 	if why := rules.MayFound(s.self, s.promise, s.list.Roster, near, now-s.started >= s.ttl); why != "" {
 		return false
 	}
-	s.begin()
+	s.begin(rules.Founders(s.me, s.list.Roster, near))
 	return s.rn != nil
 }
 
-// begin founds a cluster of this seat alone.
-func (s *seat) begin() {
+// begin founds a cluster. It begins in the middle of a change of the voters, from the whole electorate to those who will vote: until a majority
+// of both has taken it up, nothing is committed, and nobody acts.
+func (s *seat) begin(voters, electorate []rules.Seat) {
 	var cluster rules.Cluster
-	_, _ = rand.Read(cluster[:]) // documented never to fail
-	line := rules.Line{Cluster: cluster, Generation: rules.NextGeneration(s.state, s.r.seen()), Nonce: mathrand.Uint64()}
+	binary.BigEndian.PutUint64(cluster[:8], random())
+	binary.BigEndian.PutUint64(cluster[8:], random())
+	line := rules.Line{Cluster: cluster, Generation: rules.NextGeneration(s.state, s.r.seen()), Nonce: random()}
 	s.log.Info("no node has the lease's state: this one begins it", "cluster", cluster.String(), "generation", line.Generation)
-	s.replace(rules.Found(line, s.me), 1, 1)
+	conf := &raftpb.ConfState{Voters: ids(voters)}
+	if len(electorate) > len(voters) {
+		conf.VotersOutgoing, conf.AutoLeave = ids(electorate), new(true)
+	}
+	// The term is one in which this seat has given no vote, and above what others know that it said on the way here.
+	s.replace(rules.Found(line, electorate), conf, s.hard.GetTerm()+1, 1)
+	if s.rn != nil && len(electorate) > 1 {
+		s.guard(func() { _ = s.rn.Campaign() }) // those who promised are there, and wait for it
+	}
 }
 
-// replace makes this seat the only voter of state, at (term, index).
-func (s *seat) replace(state rules.State, term, index uint64) {
-	snapshot := snapshotOf(state, &raftpb.ConfState{Voters: []uint64{s.id}}, term, index)
+func ids(seats []rules.Seat) (out []uint64) {
+	for _, seat := range seats {
+		out = append(out, seat.ID())
+	}
+	return out
+}
+
+// replace begins anew with a state that others do not have yet, at (term, index).
+func (s *seat) replace(state rules.State, conf *raftpb.ConfState, term, index uint64) {
+	snapshot := snapshotOf(state, conf, term, index)
 	hard := &raftpb.HardState{Term: new(term), Commit: new(index)}
 	// COMMIT: a crash before this line leaves what was, one after it the new line.
 	if err := s.disk.Save(Change{Hard: hard, Snapshot: snapshot, Reset: true}); err != nil {
@@ -381,11 +404,12 @@ func (s *seat) recover() error {
 		return errors.New(why)
 	}
 	if own.Line.IsZero() {
-		s.begin()
+		alone := []rules.Seat{s.me}
+		s.begin(alone, alone)
 		return s.broken
 	}
-	line := rules.Line{Cluster: own.Line.Cluster, Generation: rules.NextGeneration(s.state, s.r.seen()), Nonce: mathrand.Uint64()}
+	line := rules.Line{Cluster: own.Line.Cluster, Generation: rules.NextGeneration(s.state, s.r.seen()), Nonce: random()}
 	s.log.Warn("the lease is rebuilt from this node alone", "generation", line.Generation)
-	s.replace(s.state.Recover(line, s.me), s.hard.GetTerm()+1, end.Index+1)
+	s.replace(s.state.Recover(line, s.me), &raftpb.ConfState{Voters: []uint64{s.id}}, s.hard.GetTerm()+1, end.Index+1)
 	return s.broken
 }

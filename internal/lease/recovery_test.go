@@ -33,7 +33,7 @@ func TestRecovery(t *testing.T) {
 		before := w.line(left)
 		gone := w.others(left)
 		w.kill(gone...)
-		time.Sleep(time.Hour)
+		time.Sleep(10 * time.Minute)
 		if w.holder() >= 0 {
 			t.Fatal("a minority holds")
 		}

@@ -2,10 +2,11 @@ package lease
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -71,10 +72,17 @@ func newSeat(r *Raft, ctx context.Context) *seat {
 	}
 }
 
+// random draws from the one source that raft draws from, too: a test that fixes it has the same story twice.
+func random() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // documented never to fail
+	return binary.BigEndian.Uint64(b[:])
+}
+
 // run takes part until done is closed and the lease is handed over.
 func (s *seat) run(done <-chan struct{}) error {
 	tick := rules.Tick(s.ttl)
-	ticker := time.NewTicker(1 + rand.N(tick)) // nodes that started at one moment must not stand for election at one moment
+	ticker := time.NewTicker(1 + time.Duration(random()%uint64(tick))) // nodes that started at one moment must not stand for election at one moment
 	defer ticker.Stop()
 	var limit <-chan time.Time
 	s.open()
@@ -83,6 +91,15 @@ func (s *seat) run(done <-chan struct{}) error {
 		ticks := ticker.C
 		if s.idle() {
 			ticks = nil
+		}
+		select { // a flood of messages holds up neither the time nor what was decided here
+		case <-s.r.nudge:
+			continue
+		case <-ticks:
+			ticker.Reset(tick)
+			s.tick()
+			continue
+		default:
 		}
 		select {
 		case <-done:
@@ -129,16 +146,18 @@ func (s *seat) tick() {
 // turn does everything that can be done now.
 func (s *seat) turn() {
 	s.list = s.r.listed()
-	if s.r.hold.gateShut() {
-		s.log.Warn("the lease was not renewed for its whole time; this node begins anew as a follower")
-		s.boot()
-		s.r.hold.reopen()
-	}
-	for more := true; more && s.rn != nil; {
-		s.guard(func() {
-			s.flush()
-			more = s.rn != nil && s.duty()
-		})
+	for more := true; more; {
+		if s.r.hold.gateShut() {
+			s.log.Warn("the lease was not renewed for its whole time; this node begins anew as a follower")
+			s.boot()
+			s.r.hold.reopen()
+		}
+		if more = s.rn != nil; more {
+			s.guard(func() {
+				s.flush()
+				more = s.rn == nil && s.r.hold.gateShut() || s.rn != nil && s.duty()
+			})
+		}
 	}
 	if s.untold {
 		s.untold = false
@@ -186,7 +205,7 @@ func (s *seat) boot() {
 		}
 	}
 	if err == nil && kept.Incarnation == 0 {
-		kept = Kept{Incarnation: rand.Uint64() | 1}
+		kept = Kept{Incarnation: random() | 1}
 		err = s.disk.Save(Change{Incarnation: kept.Incarnation})
 	} else if err == nil && s.broken != nil {
 		err = s.disk.Save(Change{Hard: kept.Hard}) // does it write again?
@@ -258,8 +277,11 @@ func (s *seat) fail(err error) {
 func (s *seat) rebirth(why string) {
 	s.log.Warn("this node leaves its seat in the vote and joins again as a new one", "why", why)
 	s.rn = nil
+	if !s.state.Epoch.IsZero() {
+		s.r.Saw(s.state.Epoch) // wherever this node joins
+	}
 	// A crash here leaves the old seat, which will be given up for the same reason.
-	if err := s.disk.Save(Change{Incarnation: rand.Uint64() | 1}); err != nil {
+	if err := s.disk.Save(Change{Incarnation: random() | 1}); err != nil {
 		s.fail(err)
 		return
 	}
@@ -295,7 +317,7 @@ func (s *seat) flush() {
 		}
 		// COMMIT: a crash before this line promised nothing, one after it can be asked to keep the promise.
 		if s.r.hold.gateShut() {
-			s.rn = nil // the disk took longer than the lease lasts; the next turn begins anew
+			s.rn = nil // the disk took longer than the lease lasts; turn begins anew
 			return
 		}
 		unreachable := s.send(ready.Messages)
@@ -309,8 +331,9 @@ func (s *seat) flush() {
 }
 
 // keep brings to the disk what must be there before the messages go out, in one transaction. A commit index alone need not be: it is
-// found out again. But it goes along with the next entries, and is there before a change of the voters that it commits is applied: a voter that
-// acknowledges under the new voters must not fall back to the old ones.
+// found out again. But it goes along with the next entries, and is there before what it commits is applied in two cases. Of a change of the
+// voters: a voter that acknowledges under the new voters must not fall back to the old ones. And until the lease was first acquired: a cluster
+// in which somebody acted is given up only on a person's word, see rules.Forsaken.
 func (s *seat) keep(ready raft.Ready) error {
 	if !raft.IsEmptyHardState(ready.HardState) {
 		s.hard, s.unsaved = ready.HardState, true
@@ -319,8 +342,9 @@ func (s *seat) keep(ready raft.Ready) error {
 	if raft.IsEmptySnap(snapshot) {
 		snapshot = nil
 	}
-	reseats := slices.ContainsFunc(ready.CommittedEntries, func(e *raftpb.Entry) bool { return e.GetType() != raftpb.EntryNormal })
-	if ready.MustSync || snapshot != nil || reseats && s.unsaved {
+	matters := len(ready.CommittedEntries) > 0 && s.state.Epoch.IsZero() ||
+		slices.ContainsFunc(ready.CommittedEntries, func(e *raftpb.Entry) bool { return e.GetType() != raftpb.EntryNormal })
+	if ready.MustSync || snapshot != nil || matters && s.unsaved {
 		if err := s.disk.Save(Change{Hard: s.hard, Snapshot: snapshot, Reset: snapshot != nil, Entries: ready.Entries}); err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"certswarm/internal/fleet"
 	"certswarm/internal/lease"
+	"certswarm/internal/lease/rules"
 )
 
 // world is a fleet inside a synctest bubble: machines with disks and clocks that can go wrong, on a network that can. On each machine that
@@ -44,9 +45,10 @@ type machine struct {
 	list   fleet.Roster
 	digest [32]byte          // of list
 	links  map[int]time.Time // guarded by w.mu: connected since
+	luck   *rand.Rand        // guarded by w.mu: of what it sends
 
-	raft   *lease.Raft // nil: down
-	life   int
+	raft   *lease.Raft // nil: down; written under w.mu
+	life   int         // written under w.mu
 	cancel context.CancelFunc
 	ended  chan struct{}
 	logs   *bytes.Buffer
@@ -65,12 +67,15 @@ func (m *machine) grantedAt() time.Time {
 
 const ttl = 30 * time.Second
 
-// term bounds how long a vote takes: raft draws an election timeout between ttl/6 and twice that.
+// term is how long a vote takes at most where the ttl is that of most tests.
 const term = ttl / 3
+
+// vote bounds how long one vote takes: raft draws an election timeout between ElectionTicks and twice that.
+func vote(ttl time.Duration) time.Duration { return 2 * rules.ElectionTicks * rules.Tick(ttl) }
 
 func newWorld(t *testing.T, roles ...fleet.Role) *world {
 	t.Helper()
-	w := &world{t: t, ttl: ttl, latency: time.Millisecond, dropped: map[[2]int]bool{}, rng: rand.New(rand.NewPCG(uint64(len(roles)), 7))}
+	w := &world{t: t, ttl: ttl, latency: time.Millisecond, dropped: map[[2]int]bool{}}
 	for i, role := range roles {
 		w.add(i, role)
 	}
@@ -82,7 +87,16 @@ func newWorld(t *testing.T, roles ...fleet.Role) *world {
 		m.list = w.roster(all...)
 	}
 	t.Cleanup(w.end)
+	w.chance(uint64(len(roles)))
 	return w
+}
+
+// chance sets what becomes of messages: of each machine's own, so that it makes no difference who of two that speak at one moment is first.
+func (w *world) chance(seed uint64) {
+	w.rng = rand.New(rand.NewPCG(seed, 1))
+	for _, m := range w.machines {
+		m.luck = rand.New(rand.NewPCG(seed, 100+uint64(m.n)))
+	}
 }
 
 // three issuers are most fleets.
@@ -116,15 +130,17 @@ func (w *world) start(numbers ...int) {
 		if m.raft != nil {
 			w.t.Fatalf("fe%d is up", i+1)
 		}
+		m.logs = &bytes.Buffer{}
+		m.disk.open(m.life + 1)
+		w.mu.Lock()
 		m.life++
 		m.digest = m.list.Digest()
-		m.logs = &bytes.Buffer{}
-		m.disk.open(m.life)
 		m.raft = lease.NewRaft(lease.RaftConfig{
 			Self: m.id, Roster: m.list, TTL: w.ttl, Network: &cable{m, m.life}, Clock: m.clock,
 			OpenDisk: m.opener(m.life),
 			Log:      slog.New(slog.NewTextHandler(&tail{m: m}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 		})
+		w.mu.Unlock()
 		ctx, cancel := context.WithCancel(context.Background())
 		m.cancel, m.ended = cancel, make(chan struct{})
 		life, engine, ended := m.life, m.raft, m.ended
@@ -137,6 +153,7 @@ func (w *world) start(numbers ...int) {
 		all.Go(func() { m.act(ctx, engine, life) })
 		go func() { all.Wait(); close(ended) }()
 		w.link()
+		synctest.Wait() // one after the other, always: they draw from one source
 	}
 }
 
@@ -166,8 +183,7 @@ func (w *world) stop(numbers ...int) {
 		w.machines[i].cancel()
 	}
 	for _, i := range numbers {
-		<-w.machines[i].ended
-		w.machines[i].raft = nil
+		w.machines[i].down()
 	}
 	w.link()
 }
@@ -182,10 +198,17 @@ func (w *world) kill(numbers ...int) {
 		m.disk.open(m.life)
 		m.thaw()
 		m.cancel()
-		<-m.ended
-		m.raft = nil
+		m.down()
 	}
 	w.link()
+}
+
+// down waits for the end of a process.
+func (m *machine) down() {
+	<-m.ended
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	m.raft = nil
 }
 
 // wipe takes everything from the disk of a machine that is down.
@@ -324,7 +347,7 @@ func (m *machine) act(ctx context.Context, engine *lease.Raft, life int) {
 			}
 			m.did(called, life, grant.Epoch(), first)
 			select {
-			case <-time.After(time.Duration(1+called%7) * time.Second):
+			case <-time.After(time.Duration(1+called%7) * 1037 * time.Millisecond): // at no moment at which renewals are
 			case <-grant.Context().Done():
 			}
 		}

@@ -3,6 +3,7 @@ package rules
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -75,8 +76,9 @@ func ranked(list fleet.Roster) []fleet.Member {
 
 // MayFound says whether self, which has no state and has promised itself to candidate, may begin a cluster; "" is yes.
 //
-// Promises are given once: of two that do not see each other, a third cannot make founders of both. And whoever is not connected
-// yet may have state: it is waited for, for a while.
+// Promises are given once: of two that do not see each other, a third cannot make founders of both, as long as none of them stands
+// still for longer than a promise lasts. That founders are rare is all that promises are for; that no two of them ever act is up to
+// Founders. And whoever is not connected yet may have state: it is waited for, for a while.
 func MayFound(self, candidate fleet.NodeID, list fleet.Roster, connected map[fleet.NodeID]Neighbour, waited bool) (why string) {
 	electorate := Electorate(list)
 	if !among(electorate, self) {
@@ -84,8 +86,8 @@ func MayFound(self, candidate fleet.NodeID, list fleet.Roster, connected map[fle
 	}
 	digest := list.Digest()
 	agree := 1
-	for id, n := range connected {
-		switch {
+	for _, id := range slices.SortedFunc(maps.Keys(connected), fleet.NodeID.Compare) {
+		switch n := connected[id]; {
 		case !n.Heard:
 			return fmt.Sprintf("%s has not said yet whether it has the lease's state", list.NameOf(id))
 		case !n.Line.IsZero():
@@ -103,6 +105,32 @@ func MayFound(self, candidate fleet.NodeID, list fleet.Roster, connected map[fle
 		return fmt.Sprintf("only %d of %d nodes are here; the others may have the lease's state and are waited for", agree, len(electorate))
 	}
 	return ""
+}
+
+// Founders returns who votes first in the cluster that self begins, and the electorate whose majority must have it on disk before
+// anything in it counts. A member that is not connected stands there with a vacant seat.
+//
+// A node takes up one cluster and no other, and of two majorities of one list somebody is in both: so whatever becomes of founders,
+// promises and disks in the middle of it, one cluster of a list can be acted in. And it is on a majority before anybody acts, so that it
+// outlives its founder.
+func Founders(self Seat, list fleet.Roster, connected map[fleet.NodeID]Neighbour) (voters, electorate []Seat) {
+	digest := list.Digest()
+	voters = []Seat{self}
+	for _, m := range ranked(list) {
+		n := connected[m.ID]
+		switch {
+		case m.ID == self.Node:
+			electorate = append(electorate, self)
+		case !n.Heard:
+			electorate = append(electorate, Seat{Node: m.ID})
+		default:
+			electorate = append(electorate, n.Seat)
+			if n.List == digest && n.Candidate == self.Node {
+				voters = append(voters, n.Seat)
+			}
+		}
+	}
+	return voters[:Votes(len(voters))], electorate
 }
 
 // NextGeneration returns the generation of a founding or recovery: above everything that anybody is known to have seen.
@@ -132,13 +160,22 @@ func MayRecover(self Standing, list fleet.Roster, connected map[fleet.NodeID]Nei
 
 // Forsaken reports whether a line can never again have a majority, because so many of its voters gave up their seats and have sat
 // down in another cluster. Whoever is left of it may follow them.
-func Forsaken(line Line, voters []Seat, connected map[fleet.NodeID]Neighbour) bool {
-	elsewhere := 0
+//
+// While nobody ever acted in it, as far as is known (acted is false), it is forsaken sooner: when so many of those that should take it up can
+// not, because they took up another, or sit on another seat, or were not there when it was founded. Nothing is lost with it.
+func Forsaken(line Line, acted bool, voters []Seat, connected map[fleet.NodeID]Neighbour) bool {
+	for _, n := range connected {
+		acted = acted || n.Heard && n.Line == line && !n.Epoch.IsZero()
+	}
+	gone := 0
 	for _, seat := range voters {
 		n, up := connected[seat.Node]
-		if up && n.Heard && n.Seat != seat && !n.Line.IsZero() && n.Line.Cluster != line.Cluster {
-			elsewhere++
+		up = up && n.Heard
+		elsewhere := up && !n.Line.IsZero() && n.Line.Cluster != line.Cluster
+		moved := up && n.Seat != seat
+		if acted && moved && elsewhere || !acted && (moved || elsewhere || seat.Vacant()) {
+			gone++
 		}
 	}
-	return len(voters) > 0 && len(voters)-elsewhere <= len(voters)/2
+	return len(voters) > 0 && len(voters)-gone <= len(voters)/2
 }

@@ -21,6 +21,9 @@ type Seat struct {
 	Incarnation uint64       `json:"incarnation"` // random, made with the disk's first state
 }
 
+// Vacant reports whether nobody sits on s, and never will: it stands for a member that was not there when the cluster began.
+func (s Seat) Vacant() bool { return s.Incarnation == 0 }
+
 // IsZero reports whether s is nobody's.
 func (s Seat) IsZero() bool { return s == Seat{} }
 

@@ -61,12 +61,13 @@ type State struct {
 	Seats map[uint64]Seat // of all voters and learners
 }
 
-// Found returns the state with which founder begins a cluster.
-func Found(line Line, founder Seat) State {
-	return State{
-		Line: line, Generation: line.Generation, Nonce: line.Nonce, Settled: true,
-		Seats: map[uint64]Seat{founder.ID(): founder},
+// Found returns the state with which a cluster begins.
+func Found(line Line, electorate []Seat) State {
+	s := State{Line: line, Generation: line.Generation, Nonce: line.Nonce, Settled: true, Seats: map[uint64]Seat{}}
+	for _, seat := range electorate {
+		s.Seats[seat.ID()] = seat
 	}
+	return s
 }
 
 // Recover returns the state with which one seat goes on alone under a new line. Whoever held the lease before may still act.

@@ -35,7 +35,7 @@ func TestWhoMayActWithoutWaiting(t *testing.T) {
 		{"a release that was waited for", []step{{rules.Acquire, a, false}, {rules.Acquire, b, false}, {rules.Renew, b, true}, {rules.Release, b, false}, {rules.Acquire, c, false}}, c, true},
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			s := rules.Found(rules.Line{Cluster: rules.Cluster{1}, Generation: 1, Nonce: 2}, seat(1, 1))
+			s := rules.Found(rules.Line{Cluster: rules.Cluster{1}, Generation: 1, Nonce: 2}, seats(t, "1"))
 			last := map[uint64]fleet.Epoch{}
 			for i, step := range story.steps {
 				s = s.Apply(3, uint64(i+10), rules.Command{Verb: step.verb, By: step.by, Settled: step.settled, Epoch: last[step.by]})
@@ -53,7 +53,7 @@ func TestWhoMayActWithoutWaiting(t *testing.T) {
 // TestEpochsOnlyGrow applies anything to anything, over recoveries.
 func TestEpochsOnlyGrow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := rules.Found(rules.Line{Cluster: rules.Cluster{1}, Generation: 1, Nonce: rapid.Uint64().Draw(t, "nonce")}, seat(1, 1))
+		s := rules.Found(rules.Line{Cluster: rules.Cluster{1}, Generation: 1, Nonce: rapid.Uint64().Draw(t, "nonce")}, []rules.Seat{seat(1, 1)})
 		term, index := uint64(1), uint64(1)
 		var latest fleet.Epoch
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
