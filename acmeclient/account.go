@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"sync"
 	"time"
 
@@ -16,8 +15,21 @@ import (
 )
 
 // account guards the one account that all issuers share at one CA (limits, and the reuse of orders, are per account):
-// only one goroutine at a time may find that there is none.
-type account struct{ mu sync.Mutex }
+// only one goroutine at a time may find that there is none. It also lets all of them use one connection: the directory is
+// fetched once, and each answer's nonce serves the next request.
+type account struct {
+	mu   sync.Mutex
+	open map[string]connection // by directory; guarded by mu
+}
+
+// connection is a client of one CA. It is used for so long that many certificates share it, and so short that a change of
+// the CA's directory is noticed.
+type connection struct {
+	client *acme.Client
+	opened time.Time
+}
+
+const connectionLife = 10 * time.Minute
 
 // accountFile is the account as it is replicated among the issuers.
 type accountFile struct {
@@ -44,8 +56,8 @@ func (s *session) connect(ctx context.Context, stale string) (*acme.Client, erro
 	defer guard.mu.Unlock()
 
 	cfg := &s.client.cfg
-	path := accountPath(cfg.Directory)
-	file := accountFile{Directory: cfg.Directory}
+	path := accountPath(s.directory)
+	file := accountFile{Directory: s.directory}
 	content, err := cfg.Fleet.Load(path)
 	if err == nil {
 		if err = json.Unmarshal(content, &file); err != nil {
@@ -75,22 +87,32 @@ func (s *session) connect(ctx context.Context, stale string) (*acme.Client, erro
 	if stale != "" && file.KID == stale {
 		file.KID = ""
 	}
+	known, ok := guard.open[s.directory]
+	if ok && file.KID != "" && known.client.KID == acme.KeyID(file.KID) && samePublic(known.client.Key.Public(), key.Public()) && time.Since(known.opened) < connectionLife {
+		return known.client, nil
+	}
 	client := &acme.Client{
 		Key:          key,
-		DirectoryURL: cfg.Directory,
-		HTTPClient:   &http.Client{Transport: edge{cfg.Transport}, Timeout: requestTimeout},
+		DirectoryURL: s.directory,
+		HTTPClient:   s.client.http,
 		UserAgent:    cfg.UserAgent,
 		RetryBackoff: retryNonce,
 		KID:          acme.KeyID(file.KID),
 	}
-	if file.KID != "" {
-		return client, nil
+	if file.KID == "" {
+		if err := s.register(ctx, client); err != nil {
+			return nil, err
+		}
+		file.KID = string(client.KID)
+		if err := s.saveJSON(ctx, path, &file); err != nil {
+			return nil, err
+		}
 	}
-	if err := s.register(ctx, client); err != nil {
-		return nil, err
+	if guard.open == nil {
+		guard.open = make(map[string]connection)
 	}
-	file.KID = string(client.KID)
-	return client, s.saveJSON(ctx, path, &file)
+	guard.open[s.directory] = connection{client, time.Now()}
+	return client, nil
 }
 
 // register makes the account at the CA, or finds that it is there; client knows its URL afterwards.

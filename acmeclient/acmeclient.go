@@ -3,7 +3,7 @@
 // one stopped, with the same key, and the CA issues once.
 //
 // It does not replicate or write files, hold the lease, answer challenges, or touch nginx: all of that is behind the
-// Fleet and Authority interfaces. It does not yet ask the CA for renewal windows (RFC 9773): NextDue takes them as values.
+// Fleet and Authority interfaces.
 package acmeclient
 
 import (
@@ -50,12 +50,14 @@ type Budget struct {
 // Config is what a Client is made of. Zero values of Retry and Budget mean the documented defaults.
 type Config struct {
 	Directory    string // URL of the CA's directory (RFC 8555 7.1.1)
+	Staging      string // URL of the directory at which Rehearse rehearses; empty: it cannot
 	Roots        *x509.CertPool
 	Email        string // contact of the account; may be empty
 	AcceptTerms  bool   // the operator agreed to the CA's terms of service
 	Certificates []Certificate
 	Retry        []time.Duration // waits between failed attempts, +-50 %; the last repeats
 	Budget       Budget
+	NoARI        bool // do not ask the CA when to renew, nor tell it what an order replaces (RFC 9773)
 	UserAgent    string
 	Transport    http.RoundTripper // to the CA; nil: HTTPS that trusts Roots (nil: the system's)
 	Node         string            // this node's name, for the journal
@@ -66,28 +68,37 @@ type Config struct {
 
 // Event is one step of one issuance, for the timeline that operators read.
 type Event struct {
-	Time time.Time
-	Name string // of the certificate
-	Step Step   // "": a remark between steps
-	Node string // that took it
-	Text string // what is worth saying about it, "" if nothing
+	Time      time.Time
+	Name      string // of the certificate
+	Attempt   string // its id; "" for a remark that belongs to none
+	Rehearsal bool   // the attempt is one
+	Step      Step   // "": a remark between steps
+	Node      string // that took it
+	Text      string // what is worth saying about it, "" if nothing
 }
 
 // Client obtains the declared certificates while it has the authority to. All methods may be called from any goroutine.
 type Client struct {
-	cfg     Config
-	workers []*worker
-	account account
+	cfg      Config
+	workers  []*worker
+	http     *http.Client // to the CA
+	account  account
+	renewals renewalURL
+	orders   gate
+	revoking sync.Mutex // held while a list of what was revoked is replaced
 
 	mu      sync.Mutex
-	running bool          // guarded by mu
+	running *tenancy      // guarded by mu; nil: no authority
 	changed chan struct{} // guarded by mu; closed and replaced at each change
 }
 
 // New checks cfg and returns a Client that does nothing until Run.
 func New(cfg Config) (*Client, error) {
-	if u, err := url.Parse(cfg.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
+	if !isHTTPS(cfg.Directory) {
 		return nil, fmt.Errorf("acme: directory: %q is not an https URL", cfg.Directory)
+	}
+	if cfg.Staging != "" && !isHTTPS(cfg.Staging) {
+		return nil, fmt.Errorf("acme: staging_directory: %q is not an https URL", cfg.Staging)
 	}
 	if len(cfg.Retry) == 0 {
 		cfg.Retry = []time.Duration{time.Minute, 10 * time.Minute, 100 * time.Minute, 24 * time.Hour}
@@ -104,7 +115,8 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Transport == nil {
 		cfg.Transport = newTransport(cfg.Roots)
 	}
-	c := &Client{cfg: cfg, changed: make(chan struct{})}
+	c := &Client{cfg: cfg, orders: gate{room: make(chan struct{}, maxOrdering)}, changed: make(chan struct{})}
+	c.http = &http.Client{Transport: edge{cfg.Transport, make(chan struct{}, maxInFlight)}}
 	seen := make(map[string]bool)
 	for _, declared := range cfg.Certificates {
 		cert, err := validate(declared)
@@ -118,6 +130,11 @@ func New(cfg Config) (*Client, error) {
 		c.workers = append(c.workers, newWorker(c, cert))
 	}
 	return c, nil
+}
+
+func isHTTPS(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Scheme == "https" && u.Host != ""
 }
 
 // validate returns declared with its defaults filled in and its names as the CA will spell them.
@@ -155,45 +172,85 @@ func validate(declared Certificate) (Certificate, error) {
 // ErrNotActing says that this Client has no authority now: the node that holds the lease must be asked.
 var ErrNotActing = errors.New("this node does not hold the lease")
 
+// tenancy is one Run, for those who act beside the workers.
+type tenancy struct {
+	ctx       context.Context // ends with the tenure
+	authority Authority
+	guests    sync.WaitGroup // Add only with Client.mu held
+}
+
 // Run obtains and renews every declared certificate, each independently of the others, until ctx or the authority
 // ends; then it returns nil. Nothing that was begun is lost: the next Run, here or elsewhere, continues from the journal.
 // Only one Run at a time.
 func (c *Client) Run(ctx context.Context, authority Authority) error {
-	c.mu.Lock()
-	if c.running {
-		c.mu.Unlock()
-		return errors.New("acme: already running")
+	now, leave, err := c.moveIn(ctx, authority)
+	if err != nil {
+		return err
 	}
-	c.running = true
-	c.mu.Unlock()
-
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(authority.Context(), cancel)()
-	s := &session{client: c, authority: authority}
+	defer leave()
+	s := now.session(c, c.cfg.Directory)
 	var all sync.WaitGroup
 	for _, w := range c.workers {
-		all.Go(func() { w.run(ctx, s) })
+		all.Go(func() { w.run(now.ctx, s) })
 	}
 	all.Wait()
-
-	c.mu.Lock()
-	c.running = false
-	c.mu.Unlock()
-	c.announce()
 	return nil
 }
 
-// Poke asks for an attempt now, due or not, and returns the id that Status.Attempt will carry; if one is under way, its
-// id. It is refused while the CA's Retry-After lasts, when too many validations failed, and, unless force is set,
-// when the budget for orders is used up. The error of a refusal is a *Refusal.
-func (c *Client) Poke(ctx context.Context, name string, force bool) (attempt string, err error) {
-	for _, w := range c.workers {
-		if w.cert.Name == name {
-			return w.poke(ctx, force)
-		}
+// RunOne makes one attempt at the certificate called name, due or not, or continues the one that is under way; the others are left
+// alone. It returns nil when the attempt is over, and why it failed. The CA's Retry-After is obeyed.
+func (c *Client) RunOne(ctx context.Context, authority Authority, name string) error {
+	w, err := c.worker(name)
+	if err != nil {
+		return err
 	}
-	return "", fmt.Errorf("no certificate called %s is declared", name)
+	now, leave, err := c.moveIn(ctx, authority)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return w.once(now.ctx, now.session(c, c.cfg.Directory))
+}
+
+// moveIn begins a tenancy, of which there is one at a time; leave ends it.
+func (c *Client) moveIn(ctx context.Context, authority Authority) (now *tenancy, leave func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(authority.Context(), cancel)
+	now = &tenancy{ctx: ctx, authority: authority}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running != nil {
+		stop()
+		cancel()
+		return nil, nil, errors.New("acme: already running")
+	}
+	c.running = now
+	return now, func() {
+		c.mu.Lock()
+		c.running = nil
+		c.mu.Unlock()
+		stop()
+		cancel()
+		now.guests.Wait()
+		c.announce()
+	}, nil
+}
+
+func (t *tenancy) session(c *Client, directory string) *session {
+	return &session{ctx: t.ctx, client: c, authority: t.authority, directory: directory, nonces: make(chan string, maxInFlight)}
+}
+
+// enter lets somebody act beside the workers, at the CA of directory: Run waits for leave. ErrNotActing says that there
+// is no Run.
+func (c *Client) enter(directory string) (s *session, leave func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.running
+	if t == nil || t.ctx.Err() != nil {
+		return nil, nil, ErrNotActing
+	}
+	t.guests.Add(1)
+	return t.session(c, directory), t.guests.Done, nil
 }
 
 // Snapshot returns where each declared certificate stands, in the order of the configuration. On a node that does not

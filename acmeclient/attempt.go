@@ -18,10 +18,13 @@ type issuance struct {
 	j    *journal
 	acme *acme.Client // nil: not connected yet
 
-	order   *acme.Order // as last seen
-	open    []challenge // that the CA was not yet told to validate
-	invalid bool        // a validation failed
-	renewed bool        // the account was registered anew
+	order    *acme.Order // as last seen
+	open     []challenge // that the CA was not yet told to validate
+	invalid  bool        // a validation failed
+	renewed  bool        // the account was registered anew
+	resumed  bool        // the attempt was begun before: here, or on another node
+	ordering bool        // newOrder was sent, and nobody knows what came of it
+	repeated bool        // an order that replaces a certificate met a CA in trouble
 
 	told map[string]bool // URLs of the challenges that were accepted, even if the CA does not show it yet
 }
@@ -118,9 +121,9 @@ func (i *issuance) look(ctx context.Context) (orderView, error) {
 	a := i.j.Attempt
 	i.open, i.invalid = nil, false
 	found, err := i.acme.GetOrder(ctx, a.Order.URL)
-	// A CA's replica may lag behind: a young order that is not found is asked for again.
+	// A CA's replica may lag behind: an order that is not found, above all a young one, is asked for again.
 	const young, again = 10 * time.Second, 3
-	for try := 0; isGone(err) && try < again && !i.renewed && time.Since(a.Order.Placed) < young; try++ {
+	for try := 0; isGone(err) && !i.renewed && (try == 0 || try < again && time.Since(a.Order.Placed) < young); try++ {
 		if err := pause(ctx, time.Second); err != nil {
 			return orderView{}, err
 		}
@@ -187,4 +190,7 @@ func (i *issuance) reach(ctx context.Context, step Step, text string) error {
 
 func (i *issuance) save(ctx context.Context) error { return i.w.save(ctx, i.session, i.j) }
 
-func (i *issuance) say(step Step, text string) { i.w.say(step, text) }
+func (i *issuance) say(step Step, text string) {
+	i.client.cfg.Observe(Event{Time: time.Now(), Name: i.w.cert.Name, Attempt: i.j.Attempt.ID, Rehearsal: i.j.Attempt.Rehearsal,
+		Step: step, Node: i.client.cfg.Node, Text: text})
+}

@@ -49,6 +49,8 @@ func NextDue(held *Held, wanted Certificate, policy Policy, windows map[string]W
 		return Due{now, "there is no certificate"}
 	case held.Placeholder:
 		return Due{now, "only the placeholder is there"}
+	case held.Revoked:
+		return Due{now, "it was revoked"}
 	}
 	leaf := held.Leaf
 	life := leaf.NotAfter.Sub(leaf.NotBefore)

@@ -18,6 +18,7 @@ type failure struct {
 	transient bool      // worth repeating at once, a few times
 	until     time.Time // the CA wants to be left alone until then; zero: it did not say
 	uncounted bool      // nothing was tried
+	moot      bool      // what the attempt was for has come to be otherwise
 }
 
 func (f *failure) Error() string { return f.err.Error() }
@@ -62,7 +63,7 @@ func isProblem(err error, kind string) bool {
 // isGone tells that the CA does not know an order: it never did, it forgot it, or it belongs to another account.
 func isGone(err error) bool {
 	problem, ok := errors.AsType[*acme.Error](err)
-	return ok && (problem.StatusCode == http.StatusNotFound || problem.StatusCode == http.StatusForbidden)
+	return ok && (problem.StatusCode == http.StatusNotFound || problem.StatusCode == http.StatusForbidden && isProblem(err, "unauthorized"))
 }
 
 // ofFleet marks an error that came from this fleet rather than from the CA.

@@ -233,7 +233,7 @@ func TestAForgottenAccountIsRegisteredOnce(t *testing.T) {
 	r := start(t, configFor(m, authority), tenure{ctx: ctx})
 	r.await(ctx, t, www, "issued", issued)
 	authority.Forget()
-	id, err := r.Poke(ctx, www, false)
+	id, err := poke(ctx, r, www, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,8 +49,11 @@ type Authority interface {
 	Context() context.Context
 
 	// Check is asked immediately before each call to the CA that cannot be taken back (newAccount, newOrder, accept,
-	// finalize). An error means: not now.
+	// finalize, revoke). An error means: not now.
 	Check() error
+
+	// Begin is asked before an attempt begins that is not under way yet. It says no earlier than Check does.
+	Begin() error
 
 	// Epoch is the tenure under which everything is written.
 	Epoch() fleet.Epoch
@@ -70,6 +73,7 @@ type Held struct {
 	Chain       []*x509.Certificate // what follows the leaf, in its order
 	Generation  int                 // number of the bundle under archive/NAME/
 	Placeholder bool                // self-signed by this node, so that nginx could start
+	Revoked     bool                // by this fleet; set by the Client, not by a Fleet
 
 	// Newer is the leaf of the latest bundle, where an operator put an earlier one back in force: Leaf. nil: nobody did.
 	Newer *x509.Certificate

@@ -109,7 +109,10 @@ func (m *memFleet) Present(_ context.Context, tokens []Token) error {
 	return nil
 }
 
-func (m *memFleet) Withdraw(_ context.Context, tokens []Token) error {
+func (m *memFleet) Withdraw(ctx context.Context, tokens []Token) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, t := range tokens {
@@ -215,6 +218,7 @@ type tenure struct {
 
 func (a tenure) Context() context.Context { return a.ctx }
 func (a tenure) Epoch() fleet.Epoch       { return a.epoch }
+func (a tenure) Begin() error             { return a.ctx.Err() }
 
 func (a tenure) Check() error {
 	if a.ctx.Err() != nil {
@@ -288,5 +292,29 @@ func (r *running) await(ctx context.Context, t *testing.T, name, what string, is
 	}
 }
 
+// poke asks for a renewal now and returns the id of the attempt.
+func poke(ctx context.Context, c interface {
+	Obtain(context.Context, string, Request) (Ticket, error)
+}, name string, force bool) (string, error) {
+	ticket, err := c.Obtain(ctx, name, Request{Renew: true, Force: force})
+	return ticket.Attempt, err
+}
+
 func issued(s Status) bool { return s.State == StateIssued }
 func failed(s Status) bool { return s.State == StateFailed }
+
+// recorder is an answer in the making, for a RoundTripper without a network.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
+
+func (r *recorder) response(to *http.Request) *http.Response {
+	return &http.Response{
+		StatusCode: r.status, Status: http.StatusText(r.status), Header: r.header, Body: io.NopCloser(&r.body),
+		ProtoMajor: 1, ProtoMinor: 1, Request: to,
+	}
+}

@@ -2,10 +2,9 @@ package acmeclient
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -16,11 +15,13 @@ func (i *issuance) fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(ders[0])
 	a.CertURL, a.Chain = i.order.CertURL, encodeChain(ders)
-	i.j.IssuedHere = append(i.j.IssuedHere, hex.EncodeToString(sum[:]))
 	return i.reach(ctx, StepValid, a.CertURL)
 }
+
+// maxFetches is how often a certificate is fetched that is not what was ordered. It may have been spoilt on its way; to
+// order another costs budget, and would come the same way.
+const maxFetches = 4
 
 // check judges what the CA returned.
 func (i *issuance) check(ctx context.Context) error {
@@ -29,10 +30,19 @@ func (i *issuance) check(ctx context.Context) error {
 	if err == nil {
 		err = i.judge(chain)
 	}
-	if err != nil {
-		return &failure{code: CodeChain, final: true, err: fmt.Errorf("the CA's certificate is not published: %w", err)}
+	if err == nil {
+		return i.reach(ctx, StepChecked, "")
 	}
-	return i.reach(ctx, StepChecked, "")
+	f := &failure{code: CodeChain, final: true, err: fmt.Errorf("the CA's certificate is not published: %w", err)}
+	if a.Fetches++; a.Fetches < maxFetches {
+		f.final, f.transient = false, true
+		a.Chain, a.Step = nil, StepFinalized
+		if err := i.save(ctx); err != nil {
+			return err
+		}
+		i.say("", f.Error()+"; it is fetched again")
+	}
+	return f
 }
 
 // judge compares what came with what was ordered, as the journal has it: the key is the journalled one, on whatever node
@@ -43,7 +53,7 @@ func (i *issuance) judge(chain []*x509.Certificate) error {
 	if err != nil {
 		return fmt.Errorf("the journalled key cannot be read: %w", err)
 	}
-	return checkChain(chain, a.Names, key.Public(), !staging(i.client.cfg.Directory), time.Now())
+	return checkChain(chain, a.Names, key.Public(), !staging(i.directory), time.Now())
 }
 
 // install hands the certificate to the fleet.
@@ -52,6 +62,10 @@ func (i *issuance) install(ctx context.Context) error {
 	chain, err := decodeChain(a.Chain)
 	if err != nil {
 		return ofFleet(err, "reading the chain in the journal")
+	}
+	from := origin{fingerprint(chain[0]), i.directory, a.Account}
+	if !slices.Contains(i.j.Issued, from) {
+		i.j.Issued = append(i.j.Issued, from)
 	}
 	generation, err := i.client.cfg.Fleet.Install(ctx, Bundle{
 		Name: i.w.cert.Name, Key: a.Key, Chain: a.Chain, Leaf: chain[0], Epoch: i.authority.Epoch(),

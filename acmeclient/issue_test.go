@@ -77,7 +77,7 @@ func TestIssuesOnceAndThenRests(t *testing.T) {
 	cfg.Certificates = append(cfg.Certificates, Certificate{Name: "p384", Names: []string{"p384.example.com"}, Keys: []KeyType{ECDSAP384}})
 	var steps []Step // of www; one worker calls Observe for it
 	cfg.Observe = func(e Event) {
-		if e.Name == www {
+		if e.Name == www && e.Step != "" {
 			steps = append(steps, e.Step)
 		}
 	}
@@ -123,7 +123,7 @@ func TestReusedAuthorizationsNeedNoChallenge(t *testing.T) {
 	authority := startCA(t, m, func(c *ca.Config) { c.AuthzReuse = 100 })
 	r := start(t, configFor(m, authority), tenure{ctx: ctx})
 	first := r.await(ctx, t, www, "issued", issued)
-	id, err := r.Poke(ctx, www, false)
+	id, err := poke(ctx, r, www, false)
 	if err != nil || id == first.Attempt {
 		t.Fatalf("Poke: %q, %v", id, err)
 	}
@@ -161,7 +161,7 @@ func TestNothingIsAcceptedBeforeTheBarrier(t *testing.T) {
 		t.Fatal("nobody came to the barrier")
 	}
 	r.await(ctx, t, www, "presented", func(s Status) bool { return s.Step == StepPresented && s.State == StateIssuing })
-	if id, err := r.Poke(ctx, www, true); err != nil || id == "" {
+	if id, err := poke(ctx, r, www, true); err != nil || id == "" {
 		t.Errorf("a request during an attempt does not join it: %q, %v", id, err)
 	}
 	if accepted(authority) {
@@ -195,7 +195,7 @@ func TestABarrierThatFailsKeepsTheOrder(t *testing.T) {
 		t.Fatal("the CA was told to validate")
 	}
 	broken.Store(false)
-	if _, err := r.Poke(ctx, www, false); err != nil {
+	if _, err := poke(ctx, r, www, false); err != nil {
 		t.Fatal(err)
 	}
 	if s := r.await(ctx, t, www, "issued", issued); !slices.Equal(s.LeftBehind, m.behind) || s.LastError != "" {
@@ -272,7 +272,7 @@ func TestRetryAfterIsObeyedByEveryNodeAndNeverForced(t *testing.T) {
 			t.Errorf("%s: %+v", node, s)
 		}
 		refusal := new(Refusal)
-		if _, err := r.Poke(ctx, www, true); !errors.As(err, &refusal) || refusal.Code != CodeRateLimited {
+		if _, err := poke(ctx, r, www, true); !errors.As(err, &refusal) || refusal.Code != CodeRateLimited {
 			t.Errorf("%s: Poke by force: %v", node, err)
 		}
 		r.stop()
@@ -308,16 +308,16 @@ func TestTheBudgetStopsWhatKeepsFailing(t *testing.T) {
 	want(t, authority, map[ca.Kind]int{ca.Order: 2, ca.Invalid: 2})
 
 	refusal := new(Refusal)
-	if _, err := r.Poke(ctx, www, false); !errors.As(err, &refusal) || refusal.Code != CodeBudget {
+	if _, err := poke(ctx, r, www, false); !errors.As(err, &refusal) || refusal.Code != CodeBudget {
 		t.Errorf("Poke: %v", err)
 	}
 	for n := 3; n <= 4; n++ {
-		if _, err := r.Poke(ctx, www, true); err != nil {
+		if _, err := poke(ctx, r, www, true); err != nil {
 			t.Fatalf("Poke by force: %v", err)
 		}
 		r.await(ctx, t, www, "failed again", func(s Status) bool { return exhausted(s) && s.Used.FailuresHour == n })
 	}
-	if _, err := r.Poke(ctx, www, true); !errors.As(err, &refusal) || refusal.Code != CodeBudget {
+	if _, err := poke(ctx, r, www, true); !errors.As(err, &refusal) || refusal.Code != CodeBudget {
 		t.Errorf("Poke by force after four failed validations: %v", err)
 	}
 	want(t, authority, map[ca.Kind]int{ca.Order: 4})

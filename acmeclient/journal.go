@@ -52,10 +52,11 @@ type journal struct {
 	RetryAfter  time.Time   `json:"retry_after"`       // the CA's own not-before
 	LastError   string      `json:"last_error,omitempty"`
 	LastCode    Code        `json:"last_code,omitempty"`
-	Orders      []mark      `json:"orders"`      // accepted by the CA in the last 7 days
-	Invalid     []mark      `json:"invalid"`     // validations that failed in the last hour
-	History     []outcome   `json:"history"`     // oldest first, at most historyLength
-	IssuedHere  []string    `json:"issued_here"` // fingerprints of the last leaves issued from this journal
+	Orders      []mark      `json:"orders"`  // accepted by the CA in the last 7 days
+	Invalid     []mark      `json:"invalid"` // validations that failed in the last hour
+	History     []Outcome   `json:"history"` // oldest first, at most historyLength
+	Issued      []origin    `json:"issued"`  // the last leaves issued from this journal
+	Renewal     *renewal    `json:"renewal,omitempty"`
 }
 
 // mark is one event that counts against the budget.
@@ -64,29 +65,40 @@ type mark struct {
 	Set string    `json:"set"`
 }
 
-// attempt is one issuance under way. One key, one CSR.
-type attempt struct {
-	ID         string    `json:"id"`
-	Reason     string    `json:"reason"`
-	Started    time.Time `json:"started"`
-	Node       string    `json:"node"`
-	Step       Step      `json:"step"`
-	Names      []string  `json:"names"`
-	Profile    string    `json:"profile,omitempty"`
-	KeyType    KeyType   `json:"key_type"`
-	Key        []byte    `json:"key"` // PEM
-	CSR        []byte    `json:"csr"` // DER
-	Orders     int       `json:"orders"`
-	Order      *order    `json:"order,omitempty"`
-	CertURL    string    `json:"certificate_url,omitempty"`
-	Chain      []byte    `json:"chain,omitempty"` // PEM
-	Force      bool      `json:"force,omitempty"`
-	Behind     []string  `json:"left_behind,omitempty"`
-	Generation int       `json:"generation,omitempty"`
-	Verified   verdicts  `json:"verified,omitempty"`
+// origin is where a leaf came from.
+type origin struct {
+	Leaf      string `json:"leaf"` // SHA-256 of it
+	Directory string `json:"directory"`
+	Account   string `json:"account"`
 }
 
-type verdicts map[string]string
+// attempt is one issuance under way. One key, one CSR.
+type attempt struct {
+	ID         string            `json:"id"`
+	Reason     string            `json:"reason"`
+	Started    time.Time         `json:"started"`
+	Node       string            `json:"node"`
+	Step       Step              `json:"step"`
+	Names      []string          `json:"names"`
+	Profile    string            `json:"profile,omitempty"`
+	KeyType    KeyType           `json:"key_type"`
+	Key        []byte            `json:"key"` // PEM
+	CSR        []byte            `json:"csr"` // DER
+	Orders     int               `json:"orders"`
+	Order      *order            `json:"order,omitempty"`
+	Replaces   string            `json:"replaces,omitempty"`  // certID that the order named
+	Alone      bool              `json:"alone,omitempty"`     // orders name none: the CA did not like it
+	Contested  bool              `json:"contested,omitempty"` // somebody else has ordered a replacement of the same
+	Account    string            `json:"account,omitempty"`   // URL; of the order
+	Fetches    int               `json:"fetches,omitempty"`   // of certificates that were not what was ordered
+	CertURL    string            `json:"certificate_url,omitempty"`
+	Chain      []byte            `json:"chain,omitempty"` // PEM
+	Force      bool              `json:"force,omitempty"`
+	Rehearsal  bool              `json:"rehearsal,omitempty"` // ends with the checks
+	Behind     []string          `json:"left_behind,omitempty"`
+	Generation int               `json:"generation,omitempty"`
+	Verified   map[string]string `json:"verified,omitempty"`
+}
 
 // order is what the journal knows of an order at the CA.
 type order struct {
@@ -103,19 +115,26 @@ type challenge struct {
 	Token         Token  `json:"token"`
 }
 
-// outcome is one attempt that is over.
-type outcome struct {
-	Attempt string    `json:"attempt"`
-	Reason  string    `json:"reason"`
-	Node    string    `json:"node"`
-	Started time.Time `json:"started"`
-	Ended   time.Time `json:"ended"`
-	Step    Step      `json:"step"`
-	Error   string    `json:"error,omitempty"`
-	Code    Code      `json:"code,omitempty"`
-	Serial  string    `json:"serial,omitempty"` // lower-case hex
-	Behind  []string  `json:"left_behind,omitempty"`
-	Served  verdicts  `json:"served,omitempty"`
+// Outcome is one attempt as its journal tells it.
+type Outcome struct {
+	Attempt   string            `json:"attempt"` // its id
+	Reason    string            `json:"reason"`
+	Rehearsal bool              `json:"rehearsal,omitempty"` // at the staging directory; nothing came into force
+	Node      string            `json:"node"`                // that began it
+	By        string            `json:"by,omitempty"`        // that ended it, or worked on it last
+	Epoch     fleet.Epoch       `json:"epoch"`               // under which it did
+	Started   time.Time         `json:"started"`
+	Ended     time.Time         `json:"ended"` // zero: it is under way
+	Step      Step              `json:"step"`  // the last one that was taken
+	Orders    int               `json:"orders,omitempty"`
+	Error     string            `json:"error,omitempty"` // "" for one that succeeded
+	Code      Code              `json:"code,omitempty"`
+	Serial    string            `json:"serial,omitempty"`   // of what the CA issued: lower-case hex; "" if it did not
+	NotAfter  time.Time         `json:"not_after"`          // of the same
+	Replaces  string            `json:"replaces,omitempty"` // certID of the certificate that the CA was told it replaces
+	Behind    []string          `json:"left_behind,omitempty"`
+	Served    map[string]string `json:"served,omitempty"`
+	Revoked   time.Time         `json:"-"` // by this fleet; zero: it was not
 }
 
 const (
@@ -129,6 +148,9 @@ const (
 )
 
 func journalPath(name string) string { return "journal/" + name + ".json" }
+
+// rehearsalPath is the journal of the rehearsals: apart, because they neither wait for the other attempts nor count as one.
+func rehearsalPath(name string) string { return "rehearsal/" + name + ".json" }
 
 // decodeJournal reads a journal. One that does not exist is empty. A damaged one is an error beside an empty journal: what
 // was counted is lost then, but a certificate must not expire because a file cannot be read.
@@ -156,7 +178,7 @@ func (j *journal) declare(wanted string, now time.Time) {
 	if j.Declared == wanted {
 		return
 	}
-	j.close(now, "", &failure{err: errors.New("the declaration of the certificate changed")})
+	j.close(now, &failure{err: errors.New("the declaration of the certificate changed")})
 	j.Declared, j.Failures, j.NextAttempt, j.LastError, j.LastCode = wanted, 0, time.Time{}, "", ""
 }
 
@@ -167,25 +189,34 @@ func (j *journal) prune(now time.Time) {
 	if n := len(j.History) - historyLength; n > 0 {
 		j.History = slices.Delete(j.History, 0, n)
 	}
-	if n := len(j.IssuedHere) - issuedKept; n > 0 {
-		j.IssuedHere = slices.Delete(j.IssuedHere, 0, n)
+	if n := len(j.Issued) - issuedKept; n > 0 {
+		j.Issued = slices.Delete(j.Issued, 0, n)
 	}
 }
 
 // close ends the attempt under way: its key is forgotten, its tokens wait for being withdrawn.
-func (j *journal) close(now time.Time, serial string, failed *failure) {
-	a := j.Attempt
-	if a == nil {
+func (j *journal) close(now time.Time, failed *failure) {
+	if j.Attempt == nil {
 		return
 	}
-	o := outcome{Attempt: a.ID, Reason: a.Reason, Node: a.Node, Started: a.Started, Ended: now, Step: a.Step,
-		Serial: serial, Behind: a.Behind, Served: a.Verified}
+	o := j.Attempt.outcome()
+	o.Ended = now
 	if failed != nil {
 		o.Error, o.Code = failed.Error(), failed.code
 	}
-	j.Cleanup = append(j.Cleanup, a.tokens()...)
+	j.Cleanup = append(j.Cleanup, j.Attempt.tokens()...)
 	j.History = append(j.History, o)
 	j.Attempt = nil
+}
+
+// outcome is what the attempt came to so far.
+func (a *attempt) outcome() Outcome {
+	o := Outcome{Attempt: a.ID, Reason: a.Reason, Rehearsal: a.Rehearsal, Node: a.Node, Started: a.Started, Step: a.Step,
+		Orders: a.Orders, Replaces: a.Replaces, Behind: a.Behind, Served: a.Verified}
+	if chain, err := decodeChain(a.Chain); err == nil {
+		o.Serial, o.NotAfter = chain[0].SerialNumber.Text(16), chain[0].NotAfter.UTC()
+	}
+	return o
 }
 
 // tokens returns the token files of the attempt's current order.

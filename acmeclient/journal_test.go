@@ -63,12 +63,12 @@ func TestPruneForgetsOnlyWhatNoLongerCounts(t *testing.T) {
 		Invalid: []mark{{birth.Add(-time.Hour), www}, {birth.Add(-time.Minute), www}},
 	}
 	for n := range 50 {
-		j.History = append(j.History, outcome{Attempt: fmt.Sprint(n)})
-		j.IssuedHere = append(j.IssuedHere, fmt.Sprint(n))
+		j.History = append(j.History, Outcome{Attempt: fmt.Sprint(n)})
+		j.Issued = append(j.Issued, origin{Leaf: fmt.Sprint(n)})
 	}
 	j.prune(birth)
 	if len(j.Orders) != 1 || len(j.Invalid) != 1 || len(j.History) != historyLength || j.History[historyLength-1].Attempt != "49" ||
-		!slices.Equal(j.IssuedHere, []string{"46", "47", "48", "49"}) {
+		!slices.Equal(j.Issued, []origin{{Leaf: "46"}, {Leaf: "47"}, {Leaf: "48"}, {Leaf: "49"}}) {
 		t.Errorf("%+v", j)
 	}
 }

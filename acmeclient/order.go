@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,27 +19,43 @@ import (
 // issues for one of them only.
 func (i *issuance) placeOrder(ctx context.Context) error {
 	a := i.j.Attempt
-	if refusal := i.client.cfg.Budget.refuses(i.j, nameSet(a.Names), a.Force, time.Now()); refusal != nil {
-		return refusal
+	if !a.Rehearsal {
+		if refusal := i.client.cfg.Budget.refuses(i.j, nameSet(a.Names), a.Force, time.Now()); refusal != nil {
+			return refusal
+		}
 	}
 	directory, err := i.acme.Discover(ctx)
 	if err != nil {
 		return err
 	}
-	var options []acme.OrderOption
-	if a.Profile != "" {
-		if _, ok := directory.Profiles[acme.ProfileName(a.Profile)]; !ok {
-			return &failure{code: CodeRefused, final: true, err: fmt.Errorf("the CA has no profile %q; it has: %s", a.Profile, profiles(directory))}
-		}
-		options = append(options, acme.WithOrderIssuanceProfile(acme.ProfileName(a.Profile)))
+	if _, ok := directory.Profiles[acme.ProfileName(a.Profile)]; !ok && a.Profile != "" {
+		return &failure{code: CodeRefused, final: true, err: fmt.Errorf("the CA has no profile %q; it has: %s", a.Profile, profiles(directory))}
 	}
-	if err := i.permit(ctx); err != nil {
-		return err
-	}
-	placed, err := i.acme.AuthorizeOrder(ctx, acme.DomainIDs(a.Names...), options...)
+	replaces, err := i.replaces(ctx)
 	if err != nil {
 		return err
 	}
+	leave := func(error) {}
+	if !a.Rehearsal {
+		if leave, err = i.client.orders.pass(ctx, nameSet(a.Names)); err != nil {
+			return err
+		}
+	}
+	if err := i.permit(ctx); err != nil {
+		leave(err)
+		return err
+	}
+	// An earlier newOrder of this attempt, whose answer nobody heard, or of one that was given up.
+	mayBeLost := i.ordering || i.resumed && !a.Contested || slices.ContainsFunc(i.j.History, func(o Outcome) bool { return o.Replaces == replaces })
+	i.ordering = true
+	placed, err := i.newOrder(ctx, i.acme, a.Names, a.Profile, replaces)
+	leave(err)
+	if err != nil {
+		_, answered := errors.AsType[*acme.Error](err)
+		i.ordering = !answered
+		return i.contested(ctx, replaces, mayBeLost, err)
+	}
+	i.ordering = false
 	if placed.URI == "" || placed.FinalizeURL == "" {
 		return &failure{code: CodeRefused, err: errors.New("the CA accepted an order without saying its URL")}
 	}
@@ -46,8 +63,46 @@ func (i *issuance) placeOrder(ctx context.Context) error {
 	i.j.Cleanup = append(i.j.Cleanup, a.tokens()...) // of an order that expired
 	i.j.Orders = append(i.j.Orders, mark{now, nameSet(a.Names)})
 	a.Orders++
+	a.Replaces, a.Account = replaces, string(i.acme.KID)
 	a.Order = &order{URL: placed.URI, FinalizeURL: placed.FinalizeURL, Placed: now}
 	return i.reach(ctx, StepOrdered, placed.URI)
+}
+
+// contested decides what becomes of an order that the CA did not accept, err, because of the certificate that it was to
+// replace. Let's Encrypt answers 409 to a second order that replaces the same certificate, and returns the pending one to
+// an order that replaces none: so an order whose answer was lost is found again. If somebody else has renewed meanwhile
+// there is nothing to do; if that cannot be seen from here, the next attempts wait before they order regardless.
+func (i *issuance) contested(ctx context.Context, replaces string, mayBeLost bool, err error) error {
+	problem, ok := errors.AsType[*acme.Error](err)
+	if replaces == "" || !ok || problem.StatusCode == http.StatusTooManyRequests || isProblem(err, "rateLimited") || isProblem(err, "accountDoesNotExist") {
+		return err
+	}
+	a := i.j.Attempt
+	taken := problem.StatusCode == http.StatusConflict || isProblem(err, "alreadyReplaced")
+	switch {
+	case taken:
+		held, readErr := i.w.held()
+		if readErr != nil {
+			return ofFleet(readErr, "reading the certificate in force")
+		}
+		if held != nil && CertID(held.Leaf) != replaces {
+			return &failure{code: CodeRefused, final: true, moot: true, err: fmt.Errorf("%s was replaced by others meanwhile: %w", replaces, err)}
+		}
+		const patience = 2 // failures in a row
+		if !mayBeLost && i.j.Failures < patience {
+			a.Contested = true
+			return &failure{code: CodeRefused, err: fmt.Errorf("another order replaces the certificate in force already: %w", err)}
+		}
+	case problem.StatusCode >= 500 && !i.repeated: // the CA itself may be unwell
+		i.repeated = true
+		return err
+	}
+	a.Alone = true
+	if err := i.save(ctx); err != nil {
+		return err
+	}
+	i.say("", fmt.Sprintf("the CA does not take an order that replaces %s (%v); it is ordered without", replaces, err))
+	return nil
 }
 
 // profiles lists what the CA offers.
@@ -69,9 +124,9 @@ var strictToken = regexp.MustCompile(`^[A-Za-z0-9_-]{16,256}$`)
 // present learns which challenges must be met and journals their tokens, so that whoever comes later can remove them.
 func (i *issuance) present(ctx context.Context) error {
 	a := i.j.Attempt
-	expires := i.order.Expires.UTC()
-	if expires.IsZero() {
-		expires = time.Now().UTC().Add(week)
+	expires, most := i.order.Expires.UTC(), time.Now().UTC().Add(week)
+	if expires.IsZero() || expires.After(most) {
+		expires = most
 	}
 	var challenges []challenge
 	for _, url := range i.order.AuthzURLs {

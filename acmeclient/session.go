@@ -7,10 +7,13 @@ import (
 	"time"
 )
 
-// session is one tenure: a Client under one Authority.
+// session is one tenure: a Client under one Authority, at one CA.
 type session struct {
+	ctx       context.Context // ends with the tenure
 	client    *Client
 	authority Authority
+	directory string      // URL of the CA's
+	nonces    chan string // of that CA, good for one signed request each: CAs allow far fewer requests for nonces than others
 }
 
 // permit is asked immediately before each call to the CA that cannot be taken back.

@@ -131,8 +131,3 @@ func (w *worker) show(j *journal) {
 	w.mu.Unlock()
 	w.client.announce()
 }
-
-// say adds a line to the timeline.
-func (w *worker) say(step Step, text string) {
-	w.client.cfg.Observe(Event{Time: time.Now(), Name: w.cert.Name, Step: step, Node: w.client.cfg.Node, Text: text})
-}

@@ -166,10 +166,10 @@ func TestPokeNeedsAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Poke(t.Context(), www, true); !errors.Is(err, ErrNotActing) {
+	if _, err := poke(t.Context(), c, www, true); !errors.Is(err, ErrNotActing) {
 		t.Errorf("without authority: %v", err)
 	}
-	if _, err := c.Poke(t.Context(), "unknown", true); err == nil || errors.Is(err, ErrNotActing) {
+	if _, err := poke(t.Context(), c, "unknown", true); err == nil || errors.Is(err, ErrNotActing) {
 		t.Errorf("of an undeclared certificate: %v", err)
 	}
 }
@@ -228,7 +228,7 @@ func TestTokensOutliveALongBarrier(t *testing.T) {
 			t.Fatal(err)
 		}
 		i := &issuance{
-			session: &session{client: c, authority: tenure{ctx: t.Context()}},
+			session: &session{ctx: t.Context(), client: c, authority: tenure{ctx: t.Context()}, directory: c.cfg.Directory},
 			w:       c.workers[0],
 			j: &journal{Version: journalVersion, Name: www, Attempt: &attempt{Step: StepPresented, Order: &order{
 				Challenges: []challenge{{Token: Token{Token: "t", Host: www, Expires: time.Now().Add(time.Hour)}}},

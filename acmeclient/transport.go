@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	requestTimeout = time.Minute
-	maxAnswer      = 1 << 20 // bytes of a body that are read
+	requestTimeout = time.Minute // from when the request leaves until its answer was read
+	maxAnswer      = 1 << 20     // bytes of a body that are read
 	maxRetryAfter  = 366 * day
 )
 
@@ -27,7 +27,10 @@ func newTransport(roots *x509.CertPool) http.RoundTripper {
 
 // edge is where requests leave for the CA. The ACME library hides the headers of successful answers and follows some
 // requests by others of its own; what it hides and what it must not do travels in the request's context.
-type edge struct{ next http.RoundTripper }
+type edge struct {
+	next     http.RoundTripper
+	inFlight chan struct{} // holds one for each request that the CA has not answered
+}
 
 type (
 	waitKey struct{} // *time.Duration: receives the Retry-After of the answer
@@ -56,20 +59,51 @@ func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, errFenced
 	}
-	answer, err := e.next.RoundTrip(req)
+	select {
+	case e.inFlight <- struct{}{}:
+		defer func() { <-e.inFlight }()
+	case <-ctx.Done():
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, context.Cause(ctx)
+	}
+	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	answer, err := e.next.RoundTrip(req.WithContext(bounded))
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	if wait, ok := ctx.Value(waitKey{}).(*time.Duration); ok {
 		*wait = retryAfter(answer.Header, time.Now())
 	}
-	answer.Body = limited{io.LimitReader(answer.Body, maxAnswer), answer.Body}
+	answer.Body = limited{io.LimitReader(answer.Body, maxAnswer), answer.Body, cancel}
 	return answer, nil
 }
 
+// fetch sends a request and reads the answer as a whole.
+func fetch(client *http.Client, request *http.Request, userAgent string) (status int, header http.Header, body []byte, err error) {
+	request.Header.Set("User-Agent", userAgent)
+	answer, err := client.Do(request)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	defer func() { _ = answer.Body.Close() }() // it was only read from
+	body, err = io.ReadAll(answer.Body)
+	return answer.StatusCode, answer.Header, body, err
+}
+
+// limited is a body that ends.
 type limited struct {
 	io.Reader
-	io.Closer
+	body   io.Closer
+	cancel context.CancelFunc
+}
+
+// Close implements io.Closer.
+func (l limited) Close() error {
+	defer l.cancel()
+	return l.body.Close()
 }
 
 // retryAfter returns the wait that an answer asks for (RFC 9110 10.2.3): zero if none or if the instant is past, a year at most.

@@ -3,7 +3,6 @@ package acmeclient
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,28 +16,19 @@ import (
 type worker struct {
 	client *Client
 	cert   Certificate
-	poked  chan struct{} // buffered; says that queue is not empty
+	path   string        // of its journal
+	nudged chan struct{} // buffered; says that queue, or what a plan is made of, changed
+	stage  sync.Mutex    // held during a rehearsal
 
 	mu     sync.Mutex
-	acting bool   // run is active; guarded by mu, as all below
-	busy   string // id of the attempt under way
-	queue  []poke // asked for while not busy
+	acting bool    // run is active; guarded by mu, as all below
+	busy   string  // id of the attempt under way
+	queue  []asked // while not busy
 	status Status
 }
 
-// poke is one request for an attempt now; it is answered exactly once.
-type poke struct {
-	force  bool
-	answer chan pokeAnswer // buffered
-}
-
-type pokeAnswer struct {
-	attempt string
-	err     error
-}
-
 func newWorker(c *Client, cert Certificate) *worker {
-	return &worker{client: c, cert: cert, poked: make(chan struct{}, 1), status: Status{Name: cert.Name, State: StateNone}}
+	return &worker{client: c, cert: cert, path: journalPath(cert.Name), nudged: make(chan struct{}, 1), status: Status{Name: cert.Name, State: StateNone}}
 }
 
 // reconsider bounds how long a plan is trusted: the certificate may be replaced by others, and timers stand still while a
@@ -51,37 +41,73 @@ func (w *worker) run(ctx context.Context, s *session) {
 	w.acting = true
 	w.mu.Unlock()
 	defer w.stop()
+	w.strikeOld(s)
 
 	for ctx.Err() == nil {
 		j := w.load()
 		w.cleanUp(ctx, s, j)
 		p, err := w.plan(j, time.Now())
+		if !p.ask.IsZero() && !time.Now().Before(p.ask) && time.Now().Before(p.at) {
+			w.askRenewal(ctx, s, j, p.held)
+			p, err = w.plan(j, time.Now())
+		}
 		if err != nil {
 			j.LastError, j.LastCode = err.Error(), CodeWrite
 		}
 		w.showPlan(j, p)
-		if asked, begin := w.wait(ctx, j, p); begin {
-			w.attempt(ctx, s, j, p, asked)
+		if requests, begin := w.wait(ctx, j, p); begin {
+			w.attempt(ctx, s, j, p, requests)
 		}
 	}
+}
+
+// once is the worker's life for one attempt.
+func (w *worker) once(ctx context.Context, s *session) error {
+	w.mu.Lock()
+	w.acting = true
+	w.mu.Unlock()
+	defer w.stop()
+	j := w.load()
+	if now := time.Now(); j.RetryAfter.After(now) {
+		return &Refusal{Code: CodeRateLimited, Until: j.RetryAfter, Text: "the CA asked to be left alone"}
+	}
+	p, err := w.plan(j, time.Now())
+	if err != nil {
+		return err
+	}
+	w.attempt(ctx, s, j, p, nil)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case j.LastError != "":
+		return errors.New(j.LastError)
+	case j.Attempt != nil:
+		return fmt.Errorf("%w after %s", errNoAuthority, j.Attempt.Step)
+	}
+	return nil
 }
 
 // stop answers whoever still waits.
 func (w *worker) stop() {
 	w.mu.Lock()
 	w.acting, w.busy = false, ""
-	for _, p := range w.queue {
-		p.answer <- pokeAnswer{err: ErrNotActing}
+	for _, a := range w.queue {
+		a.answer <- answer{err: ErrNotActing}
 	}
 	w.queue = nil
 	w.mu.Unlock()
 	w.client.announce()
 }
 
-// load returns the journal as it is known here, for what is wanted now.
+// read returns the journal as it is known here.
+func (w *worker) read() (*journal, error) {
+	content, err := w.client.cfg.Fleet.Load(w.path)
+	return decodeJournal(w.cert.Name, content, err)
+}
+
+// load is read for what is wanted now.
 func (w *worker) load() *journal {
-	content, err := w.client.cfg.Fleet.Load(journalPath(w.cert.Name))
-	j, err := decodeJournal(w.cert.Name, content, err)
+	j, err := w.read()
 	if err != nil {
 		w.client.cfg.Log.Error("journal", "name", w.cert.Name, "err", err)
 	}
@@ -93,7 +119,10 @@ func (w *worker) load() *journal {
 func (w *worker) save(ctx context.Context, s *session, j *journal) error {
 	j.prune(time.Now())
 	j.Node, j.Epoch = w.client.cfg.Node, s.authority.Epoch()
-	return s.saveJSON(ctx, journalPath(w.cert.Name), j)
+	if n := len(j.History); n > 0 && j.History[n-1].By == "" {
+		j.History[n-1].By, j.History[n-1].Epoch = j.Node, j.Epoch
+	}
+	return s.saveJSON(ctx, w.path, j)
 }
 
 // cleanUp withdraws the tokens of attempts that are over, on whatever node they ended.
@@ -114,26 +143,29 @@ func (w *worker) cleanUp(ctx context.Context, s *session, j *journal) {
 // intention is when the next attempt begins, and why.
 type intention struct {
 	at      time.Time
+	due     time.Time // when it would, if nothing held it back
+	ask     time.Time // when the CA must be asked about the renewal; zero: it need not
 	reason  string
 	held    *Held
 	refusal *Refusal // what alone holds it back, if that is the budget
+	err     error    // why it is not known what is held
 }
 
 // plan decides when the next attempt begins.
 func (w *worker) plan(j *journal, now time.Time) (intention, error) {
-	held, err := w.client.cfg.Fleet.Held(w.cert.Name)
+	held, err := w.held()
 	if err != nil {
-		return intention{at: now.Add(time.Minute), reason: "the certificate in force cannot be read"},
-			fmt.Errorf("reading the certificate in force: %w", err)
+		err = fmt.Errorf("reading the certificate in force: %w", err)
+		return intention{at: now.Add(time.Minute), reason: "the certificate in force cannot be read", err: err}, err
 	}
-	p := intention{held: held, at: now}
+	p := intention{held: held, at: now, due: now, ask: w.asksRenewal(j, held, now)}
 	if j.Attempt != nil {
 		p.reason = j.Attempt.Reason
 	} else {
 		policy := DefaultPolicy()
-		policy.Adopted = held != nil && !held.Placeholder && !j.issued(held)
-		due := NextDue(held, w.cert, policy, nil, now)
-		p.at, p.reason = due.At, due.Reason
+		policy.Adopted = held != nil && !held.Placeholder && j.issued(held) == nil
+		due := NextDue(held, w.cert, policy, j.Renewal.windows(), now)
+		p.at, p.due, p.reason = due.At, due.At, due.Reason
 		if r := w.client.cfg.Budget.refuses(j, w.cert.set(), false, now); r != nil && r.Until.After(p.at) {
 			p.at, p.refusal = r.Until, r
 		}
@@ -146,92 +178,64 @@ func (w *worker) plan(j *journal, now time.Time) (intention, error) {
 	return p, nil
 }
 
-// issued reports whether what is held came out of this journal.
-func (j *journal) issued(held *Held) bool {
-	sum := sha256.Sum256(held.Leaf.Raw)
-	return slices.Contains(j.IssuedHere, hex.EncodeToString(sum[:]))
+// held returns the certificate in force, and whether it was revoked.
+func (w *worker) held() (*Held, error) {
+	held, err := w.client.cfg.Fleet.Held(w.cert.Name)
+	if err != nil || held == nil || held.Placeholder {
+		return held, err
+	}
+	revoked, err := w.client.revocations(w.cert.Name)
+	if err != nil {
+		w.client.cfg.Log.Error("it is not known what was revoked", "name", w.cert.Name, "err", err)
+	}
+	copied := *held
+	copied.Revoked = revoked.has(held)
+	return &copied, nil
+}
+
+// issued returns where what is held came from, nil if it did not come out of this journal.
+func (j *journal) issued(held *Held) *origin {
+	for n := range j.Issued {
+		if j.Issued[n].Leaf == fingerprint(held.Leaf) {
+			return &j.Issued[n]
+		}
+	}
+	return nil
 }
 
 // wait returns true when an attempt must begin, and the requests that asked for it if it was not the clock. When it
 // returns false the plan must be made again: what it waited for may have come to pass otherwise.
-func (w *worker) wait(ctx context.Context, j *journal, p intention) (asked []poke, begin bool) {
+func (w *worker) wait(ctx context.Context, j *journal, p intention) (requests []asked, begin bool) {
 	delay := time.Until(p.at)
-	timer := time.NewTimer(min(delay, reconsider))
+	sleep := min(delay, reconsider)
+	if !p.ask.IsZero() {
+		sleep = min(sleep, max(time.Until(p.ask), time.Second))
+	}
+	timer := time.NewTimer(sleep)
 	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, false
-		case <-timer.C:
-			return nil, delay <= 0
-		case <-w.poked:
-			if admitted := w.admit(j, time.Now()); len(admitted) > 0 {
-				return admitted, true
-			}
-		}
-	}
-}
-
-// admit answers the requests that must be refused, and returns the others.
-func (w *worker) admit(j *journal, now time.Time) []poke {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var admitted []poke
-	for _, p := range w.queue {
-		refusal := w.client.cfg.Budget.refuses(j, w.cert.set(), p.force, now)
-		if j.Attempt != nil && j.Attempt.Order != nil {
-			refusal = nil // it goes on with the order it has
-		}
-		if j.RetryAfter.After(now) {
-			refusal = &Refusal{Code: CodeRateLimited, Until: j.RetryAfter, Text: "the CA asked to be left alone"}
-		}
-		if refusal != nil {
-			p.answer <- pokeAnswer{err: refusal}
-			continue
-		}
-		admitted = append(admitted, p)
-	}
-	w.queue = nil
-	return admitted
-}
-
-// poke is Client.Poke for this certificate.
-func (w *worker) poke(ctx context.Context, force bool) (string, error) {
-	w.mu.Lock()
-	if !w.acting || w.busy != "" {
-		defer w.mu.Unlock()
-		if !w.acting {
-			return "", ErrNotActing
-		}
-		return w.busy, nil
-	}
-	p := poke{force: force, answer: make(chan pokeAnswer, 1)}
-	w.queue = append(w.queue, p)
-	w.mu.Unlock()
 	select {
-	case w.poked <- struct{}{}:
-	default: // it was said already
-	}
-	select {
-	case a := <-p.answer:
-		return a.attempt, a.err
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return nil, false
+	case <-timer.C:
+		return nil, delay <= 0
+	case <-w.nudged:
+		admitted := w.admit(j, p, time.Now())
+		return admitted, len(admitted) > 0
 	}
 }
 
 // attempt performs the attempt that is due, or continues the one in the journal, and journals how it ended.
-func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intention, asked []poke) {
+func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intention, requests []asked) {
 	id := newID()
 	if j.Attempt != nil {
 		id = j.Attempt.ID
 	}
-	force := slices.ContainsFunc(asked, func(p poke) bool { return p.force })
-	w.begin(id, asked)
+	force := slices.ContainsFunc(requests, func(a asked) bool { return a.Force })
+	w.begin(id, requests)
 	defer w.end()
 
 	i := &issuance{session: s, w: w, j: j, told: make(map[string]bool)}
-	err := w.prepare(ctx, i, id, force, p, len(asked) > 0)
+	err := w.prepare(ctx, i, id, force, p, len(requests) > 0)
 	if err == nil {
 		err = i.advance(ctx)
 	}
@@ -249,6 +253,7 @@ func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intentio
 // because the front-ends that passed it are not known here.
 func (w *worker) prepare(ctx context.Context, i *issuance, id string, force bool, p intention, asked bool) error {
 	if a := i.j.Attempt; a != nil {
+		i.resumed = true
 		a.Force = a.Force || force
 		i.say("", fmt.Sprintf("continued after %s, begun by %s", a.Step, a.Node))
 		if a.Step == StepServed || a.Step == StepAccepted {
@@ -257,42 +262,56 @@ func (w *worker) prepare(ctx context.Context, i *issuance, id string, force bool
 		w.show(i.j)
 		return nil
 	}
-	key, err := w.cert.key().generate()
-	if err != nil {
-		return ofFleet(err, "making a key")
-	}
-	text, err := encodeKey(key)
-	if err != nil {
-		return ofFleet(err, "encoding a key")
-	}
-	csr, err := newCSR(key, w.cert.Names)
-	if err != nil {
-		return ofFleet(err, "making a certificate request")
+	if err := i.authority.Begin(); err != nil {
+		return fmt.Errorf("%w: %w", errNoAuthority, err)
 	}
 	reason := p.reason
 	if asked {
 		reason = "asked for"
 	}
-	i.j.Attempt = &attempt{
-		ID: id, Reason: reason, Started: time.Now().UTC(), Node: w.client.cfg.Node, Names: w.cert.Names,
-		Profile: w.cert.Profile, KeyType: w.cert.key(), Key: text, CSR: csr, Force: force,
+	a, err := w.newAttempt(id, reason)
+	if err != nil {
+		return err
 	}
+	a.Force = force
+	i.j.Attempt = a
 	return i.reach(ctx, StepIntent, reason)
+}
+
+// newAttempt returns one with a new key and a request for it.
+func (w *worker) newAttempt(id, reason string) (*attempt, error) {
+	key, err := w.cert.key().generate()
+	if err != nil {
+		return nil, ofFleet(err, "making a key")
+	}
+	text, err := encodeKey(key)
+	if err != nil {
+		return nil, ofFleet(err, "encoding a key")
+	}
+	csr, err := newCSR(key, w.cert.Names)
+	if err != nil {
+		return nil, ofFleet(err, "making a certificate request")
+	}
+	return &attempt{
+		ID: id, Reason: reason, Started: time.Now().UTC(), Node: w.client.cfg.Node, Names: w.cert.Names,
+		Profile: w.cert.Profile, KeyType: w.cert.key(), Key: text, CSR: csr,
+	}, nil
 }
 
 // conclude writes the end of an attempt, or of this try at it, into the journal.
 func (w *worker) conclude(j *journal, err error, held *Held, now time.Time) {
 	if err == nil {
-		serial := ""
-		if chain, err := decodeChain(j.Attempt.Chain); err == nil {
-			serial = chain[0].SerialNumber.Text(16)
-		}
-		j.close(now, serial, nil)
+		j.close(now, nil)
 		j.Failures, j.LastError, j.LastCode = 0, "", ""
 		j.NextAttempt, j.RetryAfter = time.Time{}, time.Time{}
 		return
 	}
 	f := diagnose(err, now)
+	if f.moot {
+		j.close(now, f)
+		j.Failures, j.LastError, j.LastCode, j.NextAttempt = 0, "", "", time.Time{}
+		return
+	}
 	j.LastError, j.LastCode = f.Error(), f.code
 	switch {
 	case f.uncounted:
@@ -305,17 +324,17 @@ func (w *worker) conclude(j *journal, err error, held *Held, now time.Time) {
 		}
 	}
 	if f.final {
-		j.close(now, "", f)
+		j.close(now, f)
 	}
 	w.client.cfg.Log.Error("certificate not obtained", "name", w.cert.Name, "code", f.code, "err", f.Error(), "next", j.NextAttempt)
 }
 
 // begin makes requests join the attempt that starts now.
-func (w *worker) begin(id string, asked []poke) {
+func (w *worker) begin(id string, requests []asked) {
 	w.mu.Lock()
 	w.busy = id
-	for _, p := range append(asked, w.queue...) {
-		p.answer <- pokeAnswer{attempt: id}
+	for _, a := range append(requests, w.queue...) {
+		a.answer <- answer{ticket: Ticket{Attempt: id}}
 	}
 	w.queue = nil
 	w.status.Attempt, w.status.State, w.status.NextAttempt = id, StateIssuing, time.Time{}
