@@ -89,7 +89,7 @@ func (d *Directory) apply(ctx context.Context, intent *durable.Intent, j *job) {
 		d.unstage(l, staged)
 		d.mu.Lock()
 		d.r.settleDone(time.Now(), j, l.done)
-		d.r.abandon(time.Now(), j)
+		d.r.abandon(time.Now(), j, nowhereToBeHad(err))
 		d.tidyScaffoldLocked()
 		d.stirLocked()
 		d.mu.Unlock()
@@ -240,7 +240,7 @@ func (d *Directory) stage(ctx context.Context, l *landing, plan index.Plan) (sta
 		case index.PutFile:
 			source, err := d.content(ctx, l.job, e)
 			if err != nil {
-				return staged, err
+				return staged, nowhere{e, err}
 			}
 			defer source.Close()
 			content = source
@@ -249,6 +249,9 @@ func (d *Directory) stage(ctx context.Context, l *landing, plan index.Plan) (sta
 			continue
 		}
 		warn, err := d.stageOne(l.disk, e, l.stagedAs(e), content)
+		if errors.Is(err, errNowhere) {
+			return staged, nowhere{e, err}
+		}
 		if err != nil {
 			return staged, fmt.Errorf("%s cannot be written: %w", e.Path, err)
 		}

@@ -23,6 +23,11 @@ type skew struct {
 // hearClock takes a connected peer's word of what time it is.
 func (r *replica) hearClock(now time.Time, from fleet.NodeID, clock time.Time) {
 	r.clocks[from] = clock.Sub(now)
+	if r.clockWasAhead(now) {
+		r.heardSince[from] = true
+	} else {
+		delete(r.heardSince, from)
+	}
 	r.judgeClocks(now)
 }
 
@@ -88,8 +93,11 @@ func (r *replica) clockWasAhead(now time.Time) bool {
 }
 
 // clockIsRight reports whether others are there to agree with this node's clock, and most do. Alone, a clock that was put back looks like one that was
-// ahead before.
+// ahead before. What was heard before it was put back says nothing: who has spoken is to speak again, as all do every minute.
 func (r *replica) clockIsRight() bool {
+	if len(r.heardSince) < len(r.clocks) {
+		return false
+	}
 	all := maps.Clone(r.clocks)
 	all[r.self.Node] = 0
 	wrong, certain := wrongClocks(all, r.self.Node)

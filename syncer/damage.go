@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -106,22 +107,48 @@ func (s *store) write(do func(*bbolt.Tx) error) error {
 	return err
 }
 
-// inPlace reports whether the file that is open is still where the next start will look for it.
+// inPlace reports whether the file that is open is still where the next start will look for it. Where the disk does not say, it may be.
 func (s *store) inPlace() bool {
 	is, err := os.Stat(s.path())
-	return err == nil && os.SameFile(is, s.is)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR)
+	}
+	return os.SameFile(is, s.is)
+}
+
+// A disk that damages whatever is written to it is not to be filled with what it damaged.
+const (
+	damagedKept  = 8                // so many files are set aside
+	remakeFirst  = 10 * time.Second // after the first, the next is made so much later, and each after twice as long
+	remakeLast   = 10 * time.Minute
+	remakeMemory = time.Hour // since the last one: that was another trouble
+)
+
+// remakeAt returns when the next file may be made in place of one that is damaged.
+func (s *store) remakeAt() time.Time {
+	if s.remade == 0 {
+		return time.Time{}
+	}
+	return s.remadeAt.Add(min(remakeFirst<<min(s.remade-1, 10), remakeLast))
 }
 
 // replace begins another file for the same incarnation, which is to be told everything. Numbers up to through were given.
-func (s *store) replace(incarnation, through uint64) (*damaged, error) {
+func (s *store) replace(now time.Time, incarnation, through uint64) (*damaged, error) {
 	damage := s.damage.Load()
 	if damage == nil {
 		damage = &damaged{why: errors.New("it was removed or replaced while it was in use")}
 	}
+	if now.Sub(s.remadeAt) > remakeMemory {
+		s.remade = 0
+	}
+	if at := s.remakeAt(); now.Before(at) {
+		s.damage.Store(damage)
+		return nil, fmt.Errorf("%w; another one is made at %s", damage, at.UTC().Format(time.RFC3339))
+	}
+	own := s.remade > 0 && s.inPlace() // it says what this node knows by heart, and the disk is known to be bad
+	s.remade, s.remadeAt = s.remade+1, now
 	_ = s.close() // it is nobody's any more; the second time it fails
-	if kept, err := s.state.SetAside(s.name, damagedSuffix(time.Now())); err == nil {
-		damage.kept = kept
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if err := s.clear(damage, own); err != nil {
 		s.damage.Store(damage)
 		return nil, err
 	}
@@ -140,6 +167,29 @@ func (s *store) replace(incarnation, through uint64) (*damaged, error) {
 	return damage, nil
 }
 
+// clear makes room for another file. What stands there is set aside, unless nobody would learn anything from it.
+func (s *store) clear(damage *damaged, worthless bool) error {
+	kept := 0
+	names, err := s.state.ReadDir(path.Dir(s.name))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, path.Base(s.name)+damagedMark) {
+			kept++
+		}
+	}
+	if worthless || kept >= damagedKept {
+		return s.state.Remove(s.name)
+	}
+	aside, err := s.state.SetAside(s.name, damagedSuffix(time.Now()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	damage.kept = aside
+	return err
+}
+
 const damagedMark = ".damaged-"
 
 const damagedTime = "20060102T150405.000000000Z"
@@ -152,11 +202,14 @@ func (d *Directory) noteDamageLocked(damage *damaged, now string) {
 		return
 	}
 	where := "it is gone"
-	if damage.kept != "" {
+	switch {
+	case damage.kept != "":
+		d.damaged = damage.kept
 		where = "it is kept as " + filepath.Join(d.store.state.Dir(), damage.kept)
+	case d.damaged != "":
+		where = "one before it is kept as " + filepath.Join(d.store.state.Dir(), d.damaged)
 	}
 	d.damage = &Fault{Code: StateDamaged, Since: time.Now(), Text: fmt.Sprintf("%v; %s; %s", damage, where, now)}
-	d.damaged = damage.kept
 	d.log.Error(d.damage.Text, "problem", string(StateDamaged))
 }
 

@@ -7,9 +7,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
 	"certswarm/syncer/wire"
@@ -197,6 +200,105 @@ func TestAStateThatIsLostWhileInUseIsWrittenAnew(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A disk that damages whatever is written to it is filled with one damaged file, and not with one more every few seconds. Once it is mended no restart
+// is needed.
+func TestADiskThatDamagesEveryState(t *testing.T) {
+	bad, commits, made := false, 0, 0
+	d := openAloneOn(t, func(e durable.Effect, do func() error) error {
+		switch {
+		case e.Name != "sync/certs.db" || !bad:
+		case e.Act == durable.ActOpen:
+			commits = 0
+			made++
+		case e.Act == durable.ActCommit:
+			if commits++; commits > 1 { // begin succeeds
+				if err := os.Truncate(filepath.Join(e.Dir, e.Name), 4096); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		return do()
+	})
+	publish(t, d, "a")
+	if err := d.persist(); err != nil {
+		t.Fatal(err)
+	}
+	bad, commits = true, 1
+	for range 40 {
+		publish(t, d, "a")
+		if err := d.persist(); err == nil {
+			t.Fatal("saved to a bad disk")
+		}
+	}
+	if made != 1 {
+		t.Errorf("%d files were made at once", made)
+	}
+	if f := d.storeFault; f == nil || f.Code != StateDamaged || !strings.Contains(f.Text, "another one is made at") {
+		t.Errorf("status says %+v", f)
+	}
+	for range 8 {
+		d.store.remadeAt = time.Now().Add(-remakeLast) // it is time for the next
+		publish(t, d, "a")
+		for range 3 {
+			_ = d.persist() // it fails
+		}
+	}
+	if waits := time.Until(d.store.remakeAt()); made < 3 || waits < remakeLast-time.Minute {
+		t.Errorf("%d files were made, and the next after %v", made, waits)
+	}
+	names, err := d.store.state.ReadDir("sync")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := slices.DeleteFunc(names, func(name string) bool { return !strings.Contains(name, damagedMark) })
+	if len(kept) != 1 || "sync/"+kept[0] != d.damaged {
+		t.Errorf("kept: %q, told: %s", kept, d.damaged)
+	}
+	bad = false
+	d.store.remadeAt = time.Now().Add(-remakeLast)
+	if err := d.persist(); err != nil {
+		t.Fatal(err)
+	}
+	if d.storeFault != nil || d.r.durable[d.r.self] != d.r.seq {
+		t.Errorf("status says %+v; durable up to %d of %d", d.storeFault, d.r.durable[d.r.self], d.r.seq)
+	}
+}
+
+// Nor is it filled by an agent that is started again and again.
+func TestFewDamagedStatesAreKept(t *testing.T) {
+	state := openState(t)
+	for range damagedKept + 3 {
+		if err := os.WriteFile(filepath.Join(state.Dir(), "sync", "certs.db"), []byte("no database"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, _, damage, err := openStore(state, "certs", wire.Scope{})
+		if err != nil || damage == nil {
+			t.Fatal(damage, err)
+		}
+		if err := s.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept, err := filepath.Glob(filepath.Join(state.Dir(), "sync", "*"+damagedMark+"*")); err != nil || len(kept) != damagedKept {
+		t.Errorf("%q are kept: %v", kept, err)
+	}
+}
+
+// A disk that does not say whether the file is there has not taken it away.
+func TestAStateThatCannotBeLookedAtIsInPlace(t *testing.T) {
+	d := openAlone(t)
+	is := d.store.name
+	d.store.name = strings.Repeat("x", 300) // ENAMETOOLONG stands for EIO
+	if !d.store.inPlace() {
+		t.Error("it is taken for removed")
+	}
+	d.store.name = "sync/nowhere"
+	if d.store.inPlace() {
+		t.Error("it is taken to be there")
+	}
+	d.store.name = is
 }
 
 func TestWhatWasSetAsideIsNewsUntilItIsRemoved(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -63,9 +64,12 @@ type Directory struct {
 	scaffold map[index.Path]bool         // guarded by mu: directories that stand for the sake of what is in them; see scaffoldLocked
 	cache    contentCache                // guarded by mu
 	links    map[fleet.NodeID]*conversation
-	faults   map[string]Fault       // guarded by mu, by code and path
-	holds    map[index.Path]holding // guarded by mu: what is on the disk and not told yet
-	changed  chan struct{}          // guarded by mu: closed at the next change
+	slow     map[fleet.NodeID]time.Time // guarded by mu: when a peer was too slow with a file
+	faults   map[string]Fault           // guarded by mu, by code and path
+	holds    map[index.Path]holding     // guarded by mu: what is on the disk and not told yet
+	changed  chan struct{}              // guarded by mu: closed at the next change
+
+	told told // by Status
 
 	saving sync.Mutex // held while the store is written; taken before mu
 
@@ -75,6 +79,9 @@ type Directory struct {
 	damaged    string   // guarded by mu: where it was set aside; once somebody has removed it, it is no news any more
 	absent     *absence // guarded by mu, changed by notice alone; nil: the directory is where it should be
 	loggedHalt string   // guarded by mu
+
+	overflow   *Fault    // guarded by mu: hints were lost
+	overflowed time.Time // guarded by mu: when last
 
 	stirWork, stirSave, stirTime signal
 	rescan, again                signal
@@ -112,6 +119,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		scaffold:        map[index.Path]bool{},
 		unwatched:       map[index.Path]error{},
 		links:           map[fleet.NodeID]*conversation{},
+		slow:            map[fleet.NodeID]time.Time{},
 		faults:          map[string]Fault{},
 		holds:           map[index.Path]holding{},
 		changed:         make(chan struct{}),
@@ -312,9 +320,7 @@ func (d *Directory) keepTime(ctx context.Context) {
 		case <-timer.C:
 			d.mu.Lock()
 			if d.absent == nil {
-				d.reserveLocked(len(d.r.deletes))
-				d.removeLocked(d.r.tick(time.Now()))
-				d.stirLocked()
+				d.tickLocked(time.Now())
 			}
 			d.mu.Unlock()
 			select { // our own stirring is no news
@@ -332,6 +338,30 @@ func (d *Directory) keepTime(ctx context.Context) {
 			timer.Reset(max(time.Until(at), time.Millisecond))
 		} else {
 			timer.Stop()
+		}
+	}
+}
+
+// tickLocked does what is due.
+func (d *Directory) tickLocked(now time.Time) {
+	d.doubtDeletesLocked(now)
+	d.reserveLocked(len(d.r.deletes))
+	d.removeLocked(d.r.tick(now))
+	d.stirLocked()
+}
+
+// doubtDeletesLocked looks once more, before deletions are judged, whether what was deleted is there again: the news of it may be on its way. While others
+// of its set wait for it, it is being replaced.
+func (d *Directory) doubtDeletesLocked(now time.Time) {
+	if at := d.r.judgement(); at.IsZero() || now.Before(at) {
+		return
+	}
+	for p := range d.r.deletes {
+		if _, err := d.disk.look(p); !errors.Is(err, fs.ErrNotExist) {
+			delete(d.r.deletes, p)
+			d.rescan.wake()
+		} else if d.isAwaitedLocked(now, p) {
+			d.r.deletes[p] = now
 		}
 	}
 }
@@ -414,7 +444,7 @@ func (d *Directory) persist() error {
 // could not be reserved it does so now, and has the changes found that had to wait for them.
 func (d *Directory) mendStoreLocked() error {
 	if d.store.damage.Load() != nil || !d.store.inPlace() {
-		damage, err := d.store.replace(d.r.self.Incarnation, d.r.ceiling)
+		damage, err := d.store.replace(time.Now(), d.r.self.Incarnation, d.r.ceiling)
 		if err != nil {
 			return err
 		}

@@ -5,15 +5,26 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
+	"certswarm/syncer/wire"
 )
 
 // openAlone opens one directory on a node without peers.
-func openAlone(t testing.TB) *Directory {
+func openAlone(t testing.TB) *Directory { return openAloneOn(t, nil) }
+
+// openAloneOn does it on a disk that somebody stands before.
+func openAloneOn(t testing.TB, disk durable.Interposer) *Directory {
+	t.Helper()
+	return openSyncer(t, disk).Directories()[0]
+}
+
+func openSyncer(t testing.TB, disk durable.Interposer) *Syncer {
 	t.Helper()
 	base := t.TempDir()
 	for _, dir := range []string{"state", "certs"} {
@@ -25,6 +36,7 @@ func openAlone(t testing.TB) *Directory {
 	if err != nil {
 		t.Fatal(err)
 	}
+	state.Interpose(disk)
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	public := key.Public().(ed25519.PublicKey)
 	self := fleet.IDOf(public)
@@ -47,7 +59,7 @@ func openAlone(t testing.TB) *Directory {
 			t.Error(err)
 		}
 	})
-	return s.Directories()[0]
+	return s
 }
 
 // A directory listed before something was published into it, and judged after it, says nothing about it.
@@ -139,5 +151,87 @@ func TestADisplacedDirectoryIsInTheArchive(t *testing.T) {
 		if versions, err := d.archive.Versions(name); err != nil || len(versions) != 1 {
 			t.Errorf("%s: %d versions are kept, %v", name, len(versions), err)
 		}
+	}
+}
+
+// A disk that hangs in the middle of a change keeps nobody from hearing so, and from hearing when it is over.
+func TestStatusDoesNotWaitForADisk(t *testing.T) {
+	hangs, over := make(chan bool), make(chan bool)
+	d := openAloneOn(t, func(e durable.Effect, do func() error) error {
+		if e.Act == durable.ActPlace && e.Name == "b" {
+			close(hangs)
+			<-over
+		}
+		return do()
+	})
+	publish(t, d, "a")
+	if s := d.Status(); s.State != InSync || len(s.Faults) > 0 || s.Files != 1 {
+		t.Fatalf("%+v", s)
+	}
+	published := make(chan bool)
+	go func() {
+		publish(t, d, "b")
+		close(published)
+	}()
+	<-hangs
+	answers := make(chan DirectoryStatus)
+	for range 3 {
+		go func() { answers <- d.Status() }()
+	}
+	for range 3 {
+		s := <-answers
+		if f := s.Faults; len(f) != 1 || f[0].Code != DirectoryUnreadable || s.Files != 1 || s.State == InSync || s.Name != "certs" {
+			t.Errorf("while it hangs: %+v", s)
+		}
+	}
+	close(over)
+	<-published
+	if s := d.Status(); len(s.Faults) > 0 || s.Files != 2 {
+		t.Errorf("after it: %+v", s)
+	}
+}
+
+// What nobody has cannot be put back. That is said, and nothing waits for it; whoever is met later may have it.
+func TestWhatNobodyHasIsNotPutBackForEver(t *testing.T) {
+	d := openAlone(t)
+	publish(t, d, "lost") // under a lease: not this node's to delete
+	publish(t, d, "left")
+	lost := index.MustPath("lost")
+	d.cache = contentCache{}
+	for _, name := range []string{"lost", "left"} {
+		if err := os.Remove(filepath.Join(d.Path, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.cache.put(d.Lookup(index.MustPath("left")).Content.(index.File).Digest, []byte("left"))
+	d.r.joined = true
+	try := func() (tries int) {
+		d.lookAt([]index.Path{lost, index.MustPath("left")}, false, postponed{})
+		for j := d.r.work(time.Now()); j != nil; j = d.r.work(time.Now()) {
+			d.apply(t.Context(), d.intents[0], j)
+			tries++
+		}
+		return tries
+	}
+	if tries := try(); tries == 0 || tries > 2 {
+		t.Errorf("tried %d times", tries)
+	}
+	if _, err := os.Lstat(filepath.Join(d.Path, "left")); err != nil {
+		t.Error("what is at hand is not put back either")
+	}
+	if s := d.Status(); s.State != InSync || !slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Code == EditReverted && f.Path == "lost" }) {
+		t.Errorf("%s: %+v", s.State, s.Faults)
+	}
+	d.r.hello(time.Now(), fleet.NodeID{7}, time.Now(), wire.Greeting{})
+	if !d.r.reverts[lost] {
+		t.Error("whoever is met is not asked")
+	}
+	if err := os.WriteFile(filepath.Join(d.Path, "lost"), []byte("lost"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	clear(d.r.reverts)
+	d.lookAt([]index.Path{lost}, false, postponed{})
+	if len(d.r.lost) > 0 {
+		t.Error("it is there again, and taken for lost")
 	}
 }

@@ -143,6 +143,8 @@ func (d *Directory) noteOutcomeLocked(j *job, err error) {
 			}
 		}
 	case errors.Is(err, errBusy), errors.Is(err, durable.ErrDetached): // told already
+	case errors.Is(err, errSlow):
+		d.log.Warn(err.Error())
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		d.faultLocked(DiskFull, index.Path{}, err)
 	default:
@@ -175,7 +177,7 @@ func (d *Directory) faultsLocked(now time.Time) []Fault {
 	for _, f := range d.faults {
 		out = append(out, f)
 	}
-	for _, f := range []*Fault{d.storeFault, d.damage} {
+	for _, f := range []*Fault{d.storeFault, d.damage, d.overflow} {
 		if f != nil {
 			out = append(out, *f)
 		}
@@ -186,6 +188,10 @@ func (d *Directory) faultsLocked(now time.Time) []Fault {
 	for p, at := range d.r.reverted {
 		out = append(out, Fault{Code: EditReverted, Path: p.String(), Since: at,
 			Text: "a change made here was put back: it is not this node's to make"})
+	}
+	for p, at := range d.r.lost {
+		out = append(out, Fault{Code: EditReverted, Path: p.String(), Since: at,
+			Text: "a change made here cannot be put back: no node that is connected has what the fleet had there; restore it from an archive, or write it anew"})
 	}
 	d.r.dropRefusals()
 	for id, objections := range d.r.refusedBy {

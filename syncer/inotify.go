@@ -2,7 +2,9 @@ package syncer
 
 import (
 	"errors"
+	"fmt"
 	"sync"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
@@ -15,6 +17,7 @@ type inotify struct {
 	hints   chan Hint
 	quit    chan struct{}
 	pumping sync.WaitGroup
+	make    func() (*fsnotify.Watcher, error)
 
 	mu   sync.Mutex
 	w    *fsnotify.Watcher   // guarded by mu; replaced only by pump
@@ -27,7 +30,7 @@ func NewInotify() (Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &inotify{w: w, dirs: map[string]struct{}{}, hints: make(chan Hint, 1024), quit: make(chan struct{})}
+	n := &inotify{w: w, make: fsnotify.NewWatcher, dirs: map[string]struct{}{}, hints: make(chan Hint, 1024), quit: make(chan struct{})}
 	n.pumping.Go(n.pump)
 	return n, nil
 }
@@ -58,33 +61,52 @@ func (n *inotify) Close() error {
 	return n.w.Close()
 }
 
+// renewInterval is how soon another fsnotify watcher is tried to be had where there was none.
+const renewInterval = 30 * time.Second
+
 func (n *inotify) pump() {
 	n.mu.Lock()
 	w := n.w
 	n.mu.Unlock()
+	retry := time.NewTimer(0)
+	retry.Stop()
+	defer retry.Stop()
+	renew := func() Hint {
+		fresh, err := n.renew()
+		if err != nil {
+			retry.Reset(renewInterval)
+			return Hint{Overflow: true, Why: fmt.Sprintf("a directory was renamed, and it cannot be watched anew (sysctl fs.inotify.max_user_instances): %v", err)}
+		}
+		w = fresh
+		return Hint{Overflow: true}
+	}
 	for {
 		var hint Hint
 		select {
 		case <-n.quit:
 			return
+		case <-retry.C:
+			hint = renew()
 		case event, open := <-w.Events:
 			switch {
 			case !open:
 				return
 			case event.Has(fsnotify.Rename) && n.watched(event.Name):
-				w = n.renew()
-				hint.Overflow = true
+				hint = renew()
 			default:
 				if event.Has(fsnotify.Remove) {
 					n.forget(event.Name)
 				}
 				hint.Path = event.Name
 			}
-		case _, open := <-w.Errors:
+		case err, open := <-w.Errors:
 			if !open {
 				return
 			}
-			hint.Overflow = true // whatever went wrong with reading events (ErrEventOverflow above all), some may be lost
+			hint = Hint{Overflow: true, Why: fmt.Sprintf("events cannot be read: %v", err)}
+			if errors.Is(err, fsnotify.ErrEventOverflow) {
+				hint.Why = "the kernel's queue of events overflowed (sysctl fs.inotify.max_queued_events)"
+			}
 		}
 		select {
 		case n.hints <- hint:
@@ -108,16 +130,16 @@ func (n *inotify) forget(path string) {
 	delete(n.dirs, path)
 }
 
-// renew replaces the fsnotify watcher by one without memory. Without one to be had (the limit of instances) the old one stays; the rescan
-// that follows, and the periodic one, still find what it misses.
-func (n *inotify) renew() *fsnotify.Watcher {
+// renew replaces the fsnotify watcher by one without memory. Without one to be had (the limit of instances) the old one stays: the rescan
+// that follows, the next ones, and the periodic one, find what it misses.
+func (n *inotify) renew() (*fsnotify.Watcher, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	fresh, err := fsnotify.NewWatcher()
+	fresh, err := n.make()
 	if err != nil {
-		return n.w
+		return nil, err
 	}
 	_ = n.w.Close() // nobody reads it any more
 	n.w, n.dirs = fresh, map[string]struct{}{}
-	return fresh
+	return fresh, nil
 }

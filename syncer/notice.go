@@ -28,6 +28,7 @@ type Watcher interface {
 type Hint struct {
 	Path     string
 	Overflow bool
+	Why      string // of Overflow: what people should know of it; "" if that is how the kernel works
 }
 
 // ErrWatchLimit is the error of a Watcher that may not watch one directory more.
@@ -201,6 +202,7 @@ func (d *Directory) notice(ctx context.Context) {
 		case <-root.C:
 			d.rootIsThere()
 			d.watchState()
+			d.forgetOverflow()
 			d.mendClock()
 			paths, all = d.unheard(time.Now())
 		case i := <-d.inspections:
@@ -318,6 +320,7 @@ func (d *Directory) gather(first Hint) (paths []index.Path, all bool) {
 	take := func(h Hint) {
 		if h.Overflow || h.Path == d.Path { // news of the root itself: it may be another one
 			all = true
+			d.noteOverflow(h.Why)
 			return
 		}
 		name, below := strings.CutPrefix(h.Path, d.Path+"/")

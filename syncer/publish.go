@@ -365,45 +365,6 @@ func (d *Directory) openLive(want wire.Want) (*os.File, error) {
 	return d.disk.root.Open(want.Path.String())
 }
 
-// DirectoryStatus is how a directory stands on this node.
-type DirectoryStatus struct {
-	Name        string
-	Path        string
-	Files       int // regular files and links
-	Fingerprint index.Fingerprint
-	State       State
-	Reason      string
-	Peers       map[fleet.NodeID]PeerProgress // the connected ones that have the directory
-	Faults      []Fault
-}
-
-// PeerProgress is what a peer has not acknowledged as durably applied.
-type PeerProgress struct {
-	Behind  int
-	Missing []index.Path // at most missingNamed of them
-}
-
-const missingNamed = 20
-
-// Status tells how the directory stands.
-func (d *Directory) Status() DirectoryStatus {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s := DirectoryStatus{
-		Name: d.Name, Path: d.Path, Files: d.r.x.Files(), Fingerprint: d.r.x.Fingerprint(),
-		State: d.r.state(), Reason: d.r.halt, Peers: map[fleet.NodeID]PeerProgress{}, Faults: d.faultsLocked(time.Now()),
-	}
-	for id, v := range d.r.peers {
-		lacks := d.r.x.Lacking(v.acked)
-		p := PeerProgress{Behind: len(lacks)}
-		for _, e := range lacks[:min(len(lacks), missingNamed)] {
-			p.Missing = append(p.Missing, e.Path)
-		}
-		s.Peers[id] = p
-	}
-	return s
-}
-
 // ErrNotHalted says that there is no halt to end.
 var ErrNotHalted = errors.New("the directory is not halted")
 

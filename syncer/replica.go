@@ -73,19 +73,23 @@ type replica struct {
 	begun     uint64        // numbers of this run are above
 	doubt     doubt
 
-	deletes   map[index.Path]time.Time // seen to be gone, since when
-	unseen    map[index.Path]bool      // of these, those that were gone when the disk was first looked at: nobody knows since when
-	recent    []deletion
-	reverts   map[index.Path]bool // local edits to be put back; true: because of a rule, to be reported
-	reverted  map[index.Path]time.Time
-	halt      string // why nothing goes out, "" when it does
-	haltedAt  time.Time
-	lacks     map[index.Path]bool             // where this node refused what others may have
-	untold    map[fleet.NodeID][]wire.Refusal // what an origin that is not connected will have to hear
-	tooEarly  map[premature]index.HLC         // refused for being written in the future, and not replaced since
-	refusedBy map[fleet.NodeID][]objection    // who does not take what this node wrote
-	clocks    map[fleet.NodeID]time.Duration  // by how much the clocks of connected peers are ahead of this node's
-	skews     map[fleet.NodeID]skew           // which clocks are wrong, this node's perhaps
+	deletes    map[index.Path]time.Time // seen to be gone, since when
+	unseen     map[index.Path]bool      // of these, those that were gone when the disk was first looked at: nobody knows since when
+	recent     []deletion
+	reverts    map[index.Path]bool // local edits to be put back; true: because of a rule, to be reported
+	reverted   map[index.Path]time.Time
+	agreed     bool                     // somebody has said that what waits in reverts may go
+	contacted  bool                     // reverts were made since the first contact, or could have been
+	lost       map[index.Path]time.Time // could not be put back, since when: nobody has it
+	halt       string                   // why nothing goes out, "" when it does
+	haltedAt   time.Time
+	lacks      map[index.Path]bool             // where this node refused what others may have
+	untold     map[fleet.NodeID][]wire.Refusal // what an origin that is not connected will have to hear
+	tooEarly   map[premature]index.HLC         // refused for being written in the future, and not replaced since
+	refusedBy  map[fleet.NodeID][]objection    // who does not take what this node wrote
+	clocks     map[fleet.NodeID]time.Duration  // by how much the clocks of connected peers are ahead of this node's
+	heardSince map[fleet.NodeID]bool           // of these, those that were heard since this node's clock stands before stamps that it has given
+	skews      map[fleet.NodeID]skew           // which clocks are wrong, this node's perhaps
 }
 
 // loose is an entry whose disk a power cut may still undo: the state on disk must not be ahead of what it is the state of, or what is back then
@@ -128,6 +132,7 @@ type job struct {
 	cover   cover
 	reverts map[index.Path]bool // of a job that puts back what the fleet has and merges nothing; see replica.reverts
 	flying  bool                // somebody is at it
+	fetches bool                // not all of its content came with it
 	tries   int
 
 	stuck    index.Path          // could not be replaced at the last try
@@ -141,24 +146,26 @@ func newReplica(r rules) *replica {
 		r.precious = func(index.Path) bool { return false }
 	}
 	return &replica{
-		rules:     r,
-		x:         index.New(),
-		durable:   index.Summary{},
-		forgotten: index.Summary{},
-		dirty:     map[index.Path]bool{},
-		loose:     map[index.Path]loose{},
-		lacks:     map[index.Path]bool{},
-		peers:     map[fleet.NodeID]*view{},
-		keys:      map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
-		deletes:   map[index.Path]time.Time{},
-		unseen:    map[index.Path]bool{},
-		reverts:   map[index.Path]bool{},
-		reverted:  map[index.Path]time.Time{},
-		untold:    map[fleet.NodeID][]wire.Refusal{},
-		refusedBy: map[fleet.NodeID][]objection{},
-		tooEarly:  map[premature]index.HLC{},
-		clocks:    map[fleet.NodeID]time.Duration{},
-		skews:     map[fleet.NodeID]skew{},
+		rules:      r,
+		x:          index.New(),
+		durable:    index.Summary{},
+		forgotten:  index.Summary{},
+		dirty:      map[index.Path]bool{},
+		loose:      map[index.Path]loose{},
+		lacks:      map[index.Path]bool{},
+		peers:      map[fleet.NodeID]*view{},
+		keys:       map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
+		deletes:    map[index.Path]time.Time{},
+		unseen:     map[index.Path]bool{},
+		reverts:    map[index.Path]bool{},
+		reverted:   map[index.Path]time.Time{},
+		lost:       map[index.Path]time.Time{},
+		untold:     map[fleet.NodeID][]wire.Refusal{},
+		refusedBy:  map[fleet.NodeID][]objection{},
+		tooEarly:   map[premature]index.HLC{},
+		clocks:     map[fleet.NodeID]time.Duration{},
+		heardSince: map[fleet.NodeID]bool{},
+		skews:      map[fleet.NodeID]skew{},
 	}
 }
 
@@ -200,6 +207,9 @@ func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path)
 	for p := range scan.Found {
 		if !gone[p] {
 			delete(r.deletes, p)
+		}
+		if _, changed := gone[p]; !changed {
+			delete(r.lost, p)
 		}
 	}
 	r.author(mine, func(c index.Change) index.Stamp { return r.stampFor(now, c) })
@@ -336,6 +346,7 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 		r.tellRefusal(now, refusal)
 	}
 	delete(r.untold, from)
+	r.seekLost()
 	r.hearClock(now, from, clock)
 	r.compareFingerprints(now, from, g.Fingerprint)
 	r.noteJoined()
@@ -345,6 +356,7 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 func (r *replica) part(from fleet.NodeID) {
 	delete(r.peers, from)
 	delete(r.clocks, from)
+	delete(r.heardSince, from)
 	delete(r.skews, from)
 }
 
@@ -389,6 +401,7 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 		r.complete(now, c)
 		return
 	}
+	j.fetches = j.needsFetch()
 	r.jobs = append(r.jobs, j)
 }
 

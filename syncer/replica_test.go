@@ -239,7 +239,7 @@ func TestOffersFollowOnWhatWaits(t *testing.T) {
 	}
 }
 
-// A revert whose content nobody has waits, longer each time; it does not spin.
+// A revert whose content nobody has waits while somebody is away, longer each time; it does not spin.
 func TestARevertWithoutContentWaits(t *testing.T) {
 	w := newWorld("fe1", "fe3")
 	for _, m := range w.machines {
@@ -256,7 +256,7 @@ func TestARevertWithoutContentWaits(t *testing.T) {
 		if j == nil || !j.isRevert() {
 			t.Fatalf("try %d: %v", tries, j)
 		}
-		fe3.r.abandon(w.now, j)
+		fe3.r.abandon(w.now, j, j.entries[0])
 		if again := fe3.r.work(w.now); again != nil {
 			t.Fatal("it is tried again at once")
 		}

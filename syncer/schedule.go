@@ -19,15 +19,42 @@ func (r *replica) work(now time.Time) *job {
 	if r.away {
 		return nil
 	}
-	r.planReverts()
+	r.planReverts(now)
 	for _, j := range r.jobs {
-		if !j.flying && !now.Before(j.notTill) && !r.early(j) {
+		if !j.flying && !now.Before(j.notTill) && !r.early(j) && r.hasPlace(j) {
 			j.flying = true
 			r.absorb(j)
 			return j
 		}
 	}
 	return nil
+}
+
+// hasPlace reports whether a job may begin. One whose content must be fetched first may take long, or for ever where a peer is slow: it leaves a place
+// to those that need not wait for the network, and those of one peer leave one to another peer's.
+func (r *replica) hasPlace(j *job) bool {
+	if !j.fetches {
+		return true
+	}
+	all, its := 0, 0
+	for _, other := range r.jobs {
+		if other.flying && other.fetches {
+			all++
+			if other.from == j.from {
+				its++
+			}
+		}
+	}
+	return all < appliers-1 && its < appliers-2
+}
+
+// needsFetch reports whether some content of a job did not come with it.
+func (j *job) needsFetch() bool {
+	return slices.ContainsFunc(j.entries, func(e *index.Entry) bool {
+		f, file := e.Content.(index.File)
+		_, here := j.inline[f.Digest]
+		return file && f.Size > 0 && !here
+	})
 }
 
 // absorb makes one job of those of an origin that wait one after the other, where more wait than can be done at a time: what lands together is synced
@@ -59,6 +86,7 @@ func (r *replica) absorb(j *job) {
 		maps.Copy(j.inline, next.inline)
 		j.bytes += next.bytes
 		j.cover.through = next.cover.through
+		j.fetches = j.fetches || next.fetches
 		return true
 	})
 }
@@ -95,10 +123,16 @@ func (j *job) leadsTo(other *job) bool {
 func (j *job) isRevert() bool { return j.reverts != nil }
 
 // planReverts makes a job of the local edits that must be put back, once this node knows what the fleet has.
-func (r *replica) planReverts() {
-	if len(r.reverts) == 0 || !r.joined {
+func (r *replica) planReverts(now time.Time) {
+	if !r.joined {
 		return
 	}
+	met := !r.fresh || r.contacted // what is found at first contact is no question
+	r.contacted = true
+	if len(r.reverts) == 0 || met && !r.agreed && r.doubtReverts(now) {
+		return
+	}
+	r.agreed = false
 	j := &job{reverts: maps.Clone(r.reverts)}
 	for p := range r.reverts {
 		e := r.x.Live(p)
@@ -109,7 +143,27 @@ func (r *replica) planReverts() {
 	}
 	clear(r.reverts)
 	slices.SortFunc(j.entries, func(a, b *index.Entry) int { return cmp.Compare(a.Path.String(), b.Path.String()) })
+	j.fetches = j.needsFetch()
 	r.jobs = append(r.jobs, j)
+}
+
+// manyReverts is how many files that the fleet does not know are put away without a question.
+const manyReverts = 20
+
+// doubtReverts halts, and reports that, where putting back what the fleet has would take more than max_delete of the files from this disk: to have put
+// them where only others may write may be a mistake of the configuration.
+func (r *replica) doubtReverts(now time.Time) bool {
+	gone := 0
+	for p, rule := range r.reverts {
+		if rule && r.x.Live(p) == nil {
+			gone++
+		}
+	}
+	if gone <= manyReverts || gone*100 <= (gone+r.x.Files())*r.maxDelete {
+		return false
+	}
+	r.stop(now, fmt.Sprintf("%d of %d files here are not the fleet's and would be put into the archive; max_delete is %d%%", gone, gone+r.x.Files(), r.maxDelete))
+	return true
 }
 
 // plan says what a job means for the disk as the index is now: entries that have lost meanwhile are not in it.
@@ -132,6 +186,7 @@ func (r *replica) plan(j *job) index.Plan {
 func (r *replica) land(e *index.Entry) {
 	r.x.Merge(e)
 	delete(r.deletes, e.Path)
+	delete(r.lost, e.Path)
 	delete(r.lacks, e.Path)
 	r.note(e.Stamp)
 }
@@ -194,13 +249,14 @@ func (r *replica) settleDone(now time.Time, j *job, done []*index.Entry) {
 		case j.reverts[e.Path]:
 			r.reverted[e.Path] = now
 		}
+		delete(r.lost, e.Path)
 	}
 }
 
-// abandon gives a job up because its content is nowhere to be had; the peer is asked to start again, by when it may know better.
-func (r *replica) abandon(now time.Time, j *job) {
-	if j.isRevert() { // there is nobody to ask: it waits, like any failure
-		r.finish(now, j, nil, true)
+// abandon gives a job up because the content of an entry is nowhere to be had; the peer is asked to start again, by when it may know better.
+func (r *replica) abandon(now time.Time, j *job, lost *index.Entry) {
+	if j.isRevert() {
+		r.giveUp(now, j, lost)
 		return
 	}
 	j.flying, j.notTill = false, now
@@ -210,6 +266,37 @@ func (r *replica) abandon(now time.Time, j *job) {
 	r.drop(j)
 	if v := r.peers[j.from]; v != nil {
 		v.again, v.haveAt = true, now.Add(time.Second)
+	}
+}
+
+// giveUp leaves one path as it is on this disk, for nobody has what the fleet had there. It is tried again when the path is looked at the next time, or
+// when somebody else is met. While a member is away it is tried again and again, for that one may have it.
+func (r *replica) giveUp(now time.Time, j *job, lost *index.Entry) {
+	if _, known := r.lost[lost.Path]; !known {
+		r.lost[lost.Path] = now
+	}
+	everybody := len(r.peers)+1 >= len(r.members())
+	if !everybody && len(j.entries) == 1 {
+		r.finish(now, j, nil, true)
+		return
+	}
+	alone := &job{reverts: map[index.Path]bool{lost.Path: j.reverts[lost.Path]}, entries: []*index.Entry{lost}, fetches: true}
+	delete(j.reverts, lost.Path)
+	j.entries = slices.DeleteFunc(j.entries, func(e *index.Entry) bool { return e == lost })
+	j.flying, j.notTill = false, now
+	if len(j.entries) == 0 {
+		r.drop(j)
+	}
+	if !everybody {
+		r.jobs = append(r.jobs, alone)
+		r.finish(now, alone, nil, true)
+	}
+}
+
+// seekLost has what was lost looked for again.
+func (r *replica) seekLost() {
+	for p := range r.lost {
+		r.reverts[p] = true
 	}
 }
 
@@ -569,7 +656,7 @@ func (r *replica) state() State {
 
 // resume ends a halt, with a scan of everything as it is now.
 func (r *replica) resume(now time.Time, scan index.Scan, accept bool) {
-	r.halt = ""
+	r.halt, r.agreed = "", len(r.reverts) > 0
 	clear(r.deletes)
 	if accept {
 		r.observe(now, scan)

@@ -305,6 +305,21 @@ func (j *settling) followLinksLocked() {
 		}
 		if q := j.heldUnder(to); !q.IsZero() {
 			j.keep(p, pairs.Hold{Why: "it leads to " + to.String() + ", and " + q.String() + " is held"}, []index.Path{q})
+			j.holdBesideLocked(p)
+		}
+	}
+}
+
+// holdBesideLocked holds what changed in the set of a link that is held.
+func (j *settling) holdBesideLocked(link index.Path) {
+	of, ok := pairs.SetOf(link)
+	if !ok {
+		return
+	}
+	for _, p := range of.Members() {
+		got, seen := j.s.sights[p]
+		if _, held := j.held[p]; seen && !held && j.judgedLocked(p, got) {
+			j.keep(p, pairs.Hold{Why: "it waits for " + link.String() + ", which is held"}, []index.Path{link})
 		}
 	}
 }
@@ -386,6 +401,15 @@ func (j *settling) goneLocked(p index.Path) bool {
 		}
 	}
 	return false
+}
+
+// isAwaitedLocked reports whether something of the set of p is held, and has not been for long.
+func (d *Directory) isAwaitedLocked(now time.Time, p index.Path) bool {
+	of, ok := pairs.SetOf(p)
+	return ok && slices.ContainsFunc(of.Members(), func(q index.Path) bool {
+		h, held := d.holds[q]
+		return held && now.Before(h.since.Add(pairs.Patience))
+	})
 }
 
 // heldFaultsLocked lists what has been held for too long.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
@@ -149,4 +150,35 @@ func BenchmarkSettleAtStart(b *testing.B) {
 			look()
 		}
 	})
+}
+
+// What stands there again when a deletion comes due is not deleted, even if nobody has heard of it yet.
+func TestADeletionIsLookedAtOnceMore(t *testing.T) {
+	d := openAlone(t)
+	for _, name := range []string{"back", "gone"} {
+		if _, err := d.Publish(fleet.Epoch{}, Write{Path: index.MustPath(name), Data: []byte(name), Perm: 0o600}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(d.Path, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.lookAt([]index.Path{index.MustPath("back"), index.MustPath("gone")}, false, postponed{})
+	if err := os.WriteFile(filepath.Join(d.Path, "back"), []byte("another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tickLocked(time.Now().Add(deleteDelay))
+	if d.r.x.Live(index.MustPath("gone")) != nil {
+		t.Error("what is gone was not deleted")
+	}
+	if d.r.x.Live(index.MustPath("back")) == nil {
+		t.Error("what is back was deleted")
+	}
+	select {
+	case <-d.rescan:
+	default:
+		t.Error("nobody looks at it")
+	}
 }

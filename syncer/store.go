@@ -37,6 +37,9 @@ type store struct {
 	update  func(func(tx *bbolt.Tx) error) error // db's, guarded
 	ceiling uint64                               // numbers up to here are reserved
 	damage  atomic.Pointer[damaged]              // the file can be used no more; see replace
+
+	remade   int // files made anew one after the other, because those before them were damaged
+	remadeAt time.Time
 }
 
 var (
@@ -62,7 +65,7 @@ func openStore(state *durable.Root, directory string, scope wire.Scope) (s *stor
 	if !errors.As(err, &damage) {
 		return s, m, nil, err
 	}
-	if damage.kept, err = state.SetAside(s.name, damagedSuffix(time.Now())); err != nil {
+	if err := s.clear(damage, false); err != nil {
 		return nil, memory{}, nil, errors.Join(fmt.Errorf("%w; and it cannot be set aside", damage), err)
 	}
 	m, err = s.open(scope)

@@ -167,6 +167,28 @@ func (m *machine) do(verb string, args []string) {
 		for _, name := range args {
 			m.dear[index.MustPath(name)] = true
 		}
+	case "takes-at-most": // so many bytes of a file
+		n, err := strconv.ParseInt(args[0], 10, 64)
+		if err != nil {
+			panic(err)
+		}
+		m.r.maxFile = n
+	case "loses-its-directory": // it is unmounted, say
+		m.r.away, m.hidden, m.disk = true, m.disk, map[index.Path]index.Found{}
+		m.r.stop(m.clock(), "the directory is gone")
+	case "has-its-directory-back": // as it was, but for these, which were removed meanwhile
+		m.disk = m.hidden
+		for _, name := range args {
+			delete(m.disk, index.MustPath(name))
+		}
+		m.r.away, m.r.halt = false, ""
+		m.authoring(func() { m.r.asAtStart(func() { m.r.observe(m.clock(), m.scan()) }) })
+		m.save()
+	case "cannot-fetch": // these from anybody
+		m.nowhere = map[string]bool{}
+		for _, text := range args {
+			m.nowhere[text] = true
+		}
 	case "believes-only": // what these write
 		m.writers = args
 	case "clock":
@@ -262,6 +284,9 @@ func (m *machine) status() {
 		if wrong, is := m.r.skews[other.id()]; is {
 			m.say("  the clock of %s is off by %s%s", other.name, wrong.ahead, map[bool]string{false: ", or this one's"}[wrong.certain])
 		}
+	}
+	for p := range m.r.lost {
+		m.say("  nobody has %s", p)
 	}
 	var reverted []string
 	for p := range m.r.reverted {

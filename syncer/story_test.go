@@ -115,6 +115,9 @@ type machine struct {
 	disk  map[index.Path]index.Found
 	links map[*machine]bool
 
+	hidden  map[index.Path]index.Found // the disk while it is not there
+	nowhere map[string]bool            // texts that it cannot fetch
+
 	writers     []string // nil: any
 	dear        map[index.Path]bool
 	fresh       bool // never started, or not since it lost its state
@@ -179,6 +182,11 @@ func (w *world) textOf(c index.Content) string {
 		return "deleted"
 	}
 	return fmt.Sprintf("%T", c)
+}
+
+func (w *world) plain(c index.Content) string {
+	f, _ := c.(index.File)
+	return w.texts[f.Digest]
 }
 
 // start begins or begins again from what was saved.
@@ -374,6 +382,7 @@ func (w *world) speak(from, to *machine, lost, aloud bool) (spoke bool) {
 		text := ""
 		switch f := frame.(type) {
 		case wire.Offer:
+			frame = w.inline(f)
 			text = fmt.Sprintf("offer %s:%d..%d", w.nameOf(f.Origin.Node), f.After, f.Through)
 			if f.Through == 0 {
 				text = "repair"
@@ -399,6 +408,17 @@ func (w *world) speak(from, to *machine, lost, aloud bool) (spoke bool) {
 		w.deliver(from, to, frame)
 	}
 	return spoke
+}
+
+// inline adds the content to an offer.
+func (w *world) inline(o wire.Offer) wire.Offer {
+	o.Inline = map[index.Digest][]byte{}
+	for _, e := range o.Entries {
+		if f, file := e.Content.(index.File); file {
+			o.Inline[f.Digest] = []byte(w.texts[f.Digest])
+		}
+	}
+	return o
 }
 
 // deliver has a frame read and believed as a connection does.
@@ -428,6 +448,10 @@ func (m *machine) apply(aloud bool) (worked bool) {
 		worked = true
 		var done []*index.Entry
 		plan := m.r.plan(j)
+		if i := slices.IndexFunc(plan, func(s index.Step) bool { return s.Action == index.PutFile && m.nowhere[m.plain(s.Entry.Content)] }); i >= 0 {
+			m.r.abandon(m.clock(), j, plan[i].Entry)
+			continue
+		}
 		for _, step := range plan {
 			e := step.Entry
 			switch {

@@ -2,10 +2,13 @@ package syncer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"os"
 	"slices"
 	"time"
 
@@ -24,7 +27,7 @@ type Stream interface {
 // Link is a live connection to a peer that has proven who it is.
 type Link interface {
 	Peer() fleet.NodeID
-	// OpenFetch opens a stream that the peer will give to ServeFetch.
+	// OpenFetch opens a stream that the peer will give to ServeFetch; the context bounds the opening alone.
 	OpenFetch(ctx context.Context) (Stream, error)
 }
 
@@ -35,15 +38,32 @@ const (
 	morsel        = 16 << 10         // bytes that even a bad line carries in that time
 )
 
-// patient is a stream whose deadlines bound the time without progress, not the time that it takes in all.
+// patient is a stream whose deadlines bound the time without progress; until, if it is not zero, bounds the time that it takes in all.
 type patient struct {
 	Stream
 	read, write time.Duration
+	until       time.Time
+}
+
+// fetchRate is how many bytes of a file a peer must send, and take, in a second: who is slower gives up its place to others.
+const fetchRate = 16 << 10
+
+// fetchEnd is when a fetch of so many bytes that begins now must have ended.
+func fetchEnd(size int64) time.Time {
+	return time.Now().Add(fetchPatience + time.Duration(size)*time.Second/fetchRate)
+}
+
+func (p patient) deadline(patience time.Duration) time.Time {
+	at := time.Now().Add(patience)
+	if !p.until.IsZero() && p.until.Before(at) {
+		return p.until
+	}
+	return at
 }
 
 // Read implements io.Reader.
 func (p patient) Read(b []byte) (int, error) {
-	if err := p.SetReadDeadline(time.Now().Add(p.read)); err != nil {
+	if err := p.SetReadDeadline(p.deadline(p.read)); err != nil {
 		return 0, err
 	}
 	return p.Stream.Read(b)
@@ -52,7 +72,7 @@ func (p patient) Read(b []byte) (int, error) {
 // Write implements io.Writer.
 func (p patient) Write(b []byte) (n int, err error) {
 	for part := range slices.Chunk(b, morsel) {
-		if err := p.SetWriteDeadline(time.Now().Add(p.write)); err != nil {
+		if err := p.SetWriteDeadline(p.deadline(p.write)); err != nil {
 			return n, err
 		}
 		m, err := p.Stream.Write(part)
@@ -342,8 +362,27 @@ func (d *Directory) inline(o *wire.Offer, entries []*index.Entry) {
 	}
 }
 
-// errNowhere is the error of content that is not to be had as it was promised.
-var errNowhere = errors.New("no peer has the content any more")
+// errNowhere is the error of content that is not to be had as it was promised; errSlow of content that did not come in time.
+var (
+	errNowhere = errors.New("no peer has the content any more")
+	errSlow    = errors.New("it does not come in time, and is asked for again")
+)
+
+// nowhere is the error of one entry's content.
+type nowhere struct {
+	entry *index.Entry
+	error
+}
+
+// Unwrap returns why.
+func (n nowhere) Unwrap() error { return n.error }
+
+// nowhereToBeHad returns the entry whose content is missing.
+func nowhereToBeHad(err error) *index.Entry {
+	var n nowhere
+	errors.As(err, &n)
+	return n.entry
+}
 
 // content returns the bytes of an entry's file: from the offer, from what was seen lately, or from a peer that has it.
 func (d *Directory) content(ctx context.Context, j *job, e *index.Entry) (io.ReadCloser, error) {
@@ -355,15 +394,7 @@ func (d *Directory) content(ctx context.Context, j *job, e *index.Entry) (io.Rea
 	} else {
 		data, ok = d.cache.content[f.Digest]
 	}
-	var links []*conversation
-	if link := d.links[j.from]; link != nil {
-		links = append(links, link)
-	}
-	for id, link := range d.links {
-		if id != j.from {
-			links = append(links, link)
-		}
-	}
+	links := d.sourcesLocked(j.from)
 	d.mu.Unlock()
 	if ok || f.Size == 0 {
 		return atHand{bytes.NewReader(data)}, nil
@@ -376,6 +407,44 @@ func (d *Directory) content(ctx context.Context, j *job, e *index.Entry) (io.Rea
 	return nil, errNowhere
 }
 
+// sourcesLocked returns whom to ask for content: whoever offered it first, but those that were slow lately last.
+func (d *Directory) sourcesLocked(offered fleet.NodeID) []*conversation {
+	links := slices.Collect(maps.Values(d.links))
+	rank := func(c *conversation) int {
+		switch {
+		case time.Since(d.slow[c.Peer()]) < slowMemory:
+			return 2
+		case c.Peer() == offered:
+			return 0
+		}
+		return 1
+	}
+	slices.SortFunc(links, func(a, b *conversation) int { return cmp.Compare(rank(a), rank(b)) })
+	return links
+}
+
+// slowMemory is for how long a peer that was slow is asked last.
+const slowMemory = 10 * time.Minute
+
+// fetched is content on its way from a peer.
+type fetched struct {
+	patient
+	of   *Directory
+	from fleet.NodeID
+}
+
+// Read implements io.Reader.
+func (f fetched) Read(b []byte) (int, error) {
+	n, err := f.patient.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		f.of.mu.Lock()
+		defer f.of.mu.Unlock()
+		f.of.slow[f.from] = time.Now()
+		return n, fmt.Errorf("from %s: %w", f.of.r.nameOf(f.from), errSlow)
+	}
+	return n, err
+}
+
 // atHand is content that needs no fetching.
 type atHand struct{ *bytes.Reader }
 
@@ -384,11 +453,13 @@ func (atHand) Close() error { return nil }
 
 // fetch asks one peer for a file's content.
 func (d *Directory) fetch(ctx context.Context, from Link, p index.Path, f index.File) (io.ReadCloser, error) {
-	opened, err := from.OpenFetch(ctx)
+	opening, stop := context.WithTimeout(ctx, fetchPatience)
+	opened, err := from.OpenFetch(opening)
+	stop()
 	if err != nil {
 		return nil, err
 	}
-	stream := patient{opened, fetchPatience, fetchPatience}
+	stream := fetched{patient{opened, fetchPatience, fetchPatience, fetchEnd(f.Size)}, d, from.Peer()}
 	_, err = stream.Write(wire.Encode(wire.Want{Directory: d.Name, Path: p, Digest: f.Digest}))
 	var frame wire.Frame
 	if err == nil {
@@ -406,7 +477,7 @@ func (d *Directory) fetch(ctx context.Context, from Link, p index.Path, f index.
 
 // ServeFetch answers one Want on a stream that a peer opened, and closes it.
 func (s *Syncer) ServeFetch(from fleet.NodeID, opened Stream) (err error) {
-	stream := patient{opened, fetchPatience, fetchPatience}
+	stream := patient{opened, fetchPatience, fetchPatience, fetchEnd(0)}
 	defer func() { err = errors.Join(err, stream.Close()) }()
 	frame, err := readFrame(stream)
 	if err != nil {
@@ -427,6 +498,7 @@ func (s *Syncer) ServeFetch(from fleet.NodeID, opened Stream) (err error) {
 	if err != nil {
 		return err
 	}
+	stream.until = fetchEnd(info.Size())
 	if _, err := stream.Write(wire.Encode(wire.Blob{Size: info.Size()})); err != nil {
 		return err
 	}

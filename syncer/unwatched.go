@@ -76,6 +76,34 @@ func (d *Directory) noteUnwatchedLocked() {
 	d.clearFaultLocked(WatchLimited, index.Path{})
 }
 
+// overflowMemory is for how long it is told that hints were lost; by then everything has been read again.
+const overflowMemory = 15 * time.Second
+
+// noteOverflow keeps that hints were lost, and why; "" is no news.
+func (d *Directory) noteOverflow(why string) {
+	if why == "" {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.overflow == nil {
+		d.overflow = &Fault{Code: WatchLimited, Since: time.Now()}
+		d.log.Warn(why, "problem", string(WatchLimited))
+	}
+	d.overflow.Text, d.overflowed = "changes were not told of, and everything is read again: "+why, time.Now()
+	d.stirLocked()
+}
+
+// forgetOverflow ends that problem when it is over.
+func (d *Directory) forgetOverflow() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.overflow != nil && time.Since(d.overflowed) >= overflowMemory {
+		d.overflow = nil
+		d.stirLocked()
+	}
+}
+
 // unheard returns what is to be read because nobody would tell of a change there, when it is time for it. What is below one of them is read
 // with it.
 func (d *Directory) unheard(now time.Time) (paths []index.Path, all bool) {

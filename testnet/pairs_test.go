@@ -11,11 +11,13 @@ import (
 	"fmt"
 	"math/big"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"certswarm/internal/control"
 	"certswarm/testnet"
 )
 
@@ -234,6 +236,49 @@ func TestATruncatedFileStaysHome(t *testing.T) {
 	})
 }
 
+// A third file that does not become whole is told of, and does not keep a renewal from the others.
+func TestAThirdFileThatIsNotWhole(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		s := &site{f, t, "live/x/privkey.pem", "live/x/fullchain.pem"}
+		const third = "live/x/chain.pem"
+		before := newPair(t)
+		s.put(0, before)
+		s.Write(0, third, before.chain)
+		s.Settle()
+		p := newPair(t)
+		s.Write(0, third, "")
+		s.put(0, p)
+		s.pass(1900 * time.Millisecond)
+		expect(t, f, 1, s.key, before.key)
+		s.pass(200 * time.Millisecond)
+		s.expect(p)
+		expect(t, f, 1, third, before.chain)
+		for i := range 3 {
+			s.expectProblem(i, "certs/"+third+": it is empty")
+		}
+		s.Write(0, third, p.chain)
+		s.Settle()
+		f.AssertSame()
+		s.expectProblem(0, "")
+	})
+}
+
+// Whoever looks at the half that is whole is told what it waits for.
+func TestBothHalvesThatAreHeldAreToldOf(t *testing.T) {
+	tell(t, func(s *site) {
+		p := newPair(s.t)
+		s.Write(0, s.key, p.key)
+		s.Write(0, s.chain, "")
+		s.pass(3 * time.Second)
+		for _, want := range []string{"certs/" + s.chain + ": it is empty", "certs/" + s.key + ": it waits for " + s.chain + ", which is held: it is empty"} {
+			if !slices.ContainsFunc(s.Status(0).Problems, func(p control.Problem) bool { return strings.HasPrefix(p.Text, want) }) {
+				s.t.Errorf("nobody tells %q: %+v", want, s.Status(0).Problems)
+			}
+		}
+		s.Write(0, s.chain, p.chain)
+	})
+}
+
 // What is found at the start is judged like what is written later; and a restart does not forget that something is held.
 func TestStartWithATruncatedFile(t *testing.T) {
 	tell(t, func(s *site) {
@@ -328,6 +373,93 @@ func TestCertbotRenews(t *testing.T) {
 			})
 		})
 	}
+}
+
+// certbot removes a link before it makes the next one. Were it stopped in between, the others would wait for the link: none of them sees it missing,
+// nor the chains of two generations.
+func TestALinkIsRemovedAndMadeAnew(t *testing.T) {
+	for _, pause := range []time.Duration{30 * time.Millisecond, 300 * time.Millisecond, 1800 * time.Millisecond} {
+		t.Run(pause.String(), func(t *testing.T) {
+			story(t, three, func(t *testing.T, f *testnet.Fleet) {
+				s := &site{f, t, "live/x/privkey.pem", "live/x/fullchain.pem"}
+				kinds := []string{"privkey", "cert", "chain", "fullchain"}
+				link := func(kind string, generation int) {
+					f.Symlink(0, fmt.Sprintf("../../archive/x/%s%d.pem", kind, generation), "live/x/"+kind+".pem")
+				}
+				f.Mkdir(0, "live/x")
+				for generation := 1; generation <= 2; generation++ {
+					p := newPair(t)
+					f.Write(0, fmt.Sprintf("archive/x/privkey%d.pem", generation), p.key)
+					for _, kind := range kinds[1:] {
+						f.Write(0, fmt.Sprintf("archive/x/%s%d.pem", kind, generation), p.chain)
+					}
+					if generation == 1 {
+						for _, kind := range kinds {
+							link(kind, 1)
+						}
+					}
+					f.Settle()
+				}
+				for _, kind := range kinds {
+					f.Remove(0, "live/x/"+kind+".pem")
+					if kind == "fullchain" {
+						for range pause / (10 * time.Millisecond) {
+							s.pass(10 * time.Millisecond)
+							s.oneGeneration()
+						}
+					}
+					link(kind, 2)
+				}
+				for range 80 {
+					s.pass(time.Millisecond)
+					s.oneGeneration()
+				}
+				f.Settle()
+				f.AssertSame()
+				if target, err := os.Readlink(f.Path(1, "live/x/fullchain.pem")); err != nil || target != "../../archive/x/fullchain2.pem" {
+					t.Error(target, err)
+				}
+			})
+		})
+	}
+}
+
+// What a link leads to was open for so long that it is looked at seldom: the links beside it wait for it, too.
+func TestLinksWaitForOneThatLeadsToSomethingHeld(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		s := &site{f, t, "live/x/privkey.pem", "live/x/fullchain.pem"}
+		f.Mkdir(0, "live/x")
+		f.Mkdir(0, "archive/x")
+		var p pair
+		for generation := 1; generation <= 2; generation++ {
+			p = newPair(t)
+			f.Write(0, fmt.Sprintf("archive/x/privkey%d.pem", generation), p.key)
+			f.Write(0, fmt.Sprintf("archive/x/cert%d.pem", generation), p.chain)
+			chain := f.Path(0, fmt.Sprintf("archive/x/fullchain%d.pem", generation))
+			file, err := os.Create(chain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := file.WriteString(p.chain); err != nil {
+				t.Fatal(err)
+			}
+			f.Advance(11*time.Second + 900*time.Millisecond)
+			if err := file.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for _, kind := range []string{"privkey", "cert", "fullchain"} {
+				f.Symlink(0, fmt.Sprintf("../../archive/x/%s%d.pem", kind, generation), "live/x/"+kind+".pem")
+			}
+			for range 300 {
+				if f.Advance(10 * time.Millisecond); generation == 2 {
+					s.pass(time.Millisecond)
+				}
+			}
+			f.Settle()
+		}
+		f.AssertSame()
+		s.expect(p)
+	})
 }
 
 // Links of one directory that are moved shortly after each other arrive together, whatever they are called; and not too late either.

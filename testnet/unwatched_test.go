@@ -109,3 +109,26 @@ func TestANodeThatGetsNoWatcher(t *testing.T) {
 		expect(t, f, 0, "a", "heard at once")
 	})
 }
+
+// That the kernel did not tell of everything is said, until everything was read again.
+func TestAnOverflowIsSaid(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		f.Settle()
+		f.Overflow(2)
+		f.Advance(100 * time.Millisecond)
+		p := problem(f, 2, control.WatchLimited)
+		if p == nil || !strings.Contains(p.Text, "queue of events overflowed") {
+			t.Fatalf("status says %v", p)
+		}
+		f.Advance(10 * time.Second)
+		f.Overflow(2)
+		f.Advance(10 * time.Second)
+		if again := problem(f, 2, control.WatchLimited); again == nil || !again.Since.Equal(p.Since.Time) {
+			t.Errorf("status says %v, before %v", again, p)
+		}
+		f.Advance(10 * time.Second)
+		if p := problem(f, 2, control.WatchLimited); p != nil {
+			t.Errorf("status still says %s", p.Text)
+		}
+	})
+}

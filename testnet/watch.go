@@ -57,9 +57,11 @@ func (e *ears) overflow() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for w := range e.watchers {
-		w.tellLocked(syncer.Hint{Overflow: true})
+		w.tellLocked(overflowed)
 	}
 }
+
+var overflowed = syncer.Hint{Overflow: true, Why: "the kernel's queue of events overflowed"}
 
 // watcher is a syncer.Watcher that hears when its ears are asked to listen.
 type watcher struct {
@@ -142,7 +144,7 @@ func (w *watcher) takeLocked(events []byte) []byte {
 	dir, known := w.dirs[wd]
 	switch {
 	case mask&unix.IN_Q_OVERFLOW != 0:
-		w.tellLocked(syncer.Hint{Overflow: true})
+		w.tellLocked(overflowed)
 	case mask&unix.IN_IGNORED != 0:
 		delete(w.dirs, wd)
 	case known:

@@ -2,6 +2,7 @@ package pairs
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -39,8 +40,26 @@ func (m Member) partial() bool { return m.Busy || m.Changed && m.File.Broken != 
 
 // chained reports whether a member is the upper part of a chain, be it by its name alone: a CA may have issued its certificate to itself.
 func (m Member) chained() bool {
+	return m.File.chain || m.word() == "chain"
+}
+
+// spare reports whether others serve a pair without this member, going by its name: fullchain.pem and privkey.pem, or x.crt and x.key, are what
+// a server is given; cert.pem, chain.pem, and x.pem beside those are for other programs.
+func (m Member) spare() bool {
+	switch word := m.word(); word {
+	case "chain", "cert":
+		return true
+	case "fullchain", "privkey", "key":
+		return false
+	default:
+		return path.Ext(m.Path.Base()) == ".pem" && !strings.HasSuffix(word, "-key") && !strings.HasSuffix(m.Path.Base(), ".key.pem")
+	}
+}
+
+// word is the name up to its first dot, without the number of a generation.
+func (m Member) word() string {
 	word, _, _ := strings.Cut(m.Path.Base(), ".")
-	return m.File.chain || strings.TrimRight(word, "-0123456789") == "chain"
+	return strings.TrimRight(word, "-0123456789")
 }
 
 // Snapshot is a set at one moment.
@@ -68,7 +87,7 @@ func (s Snapshot) quiet() time.Time {
 
 // Hold is why a change is not told to the fleet yet.
 type Hold struct {
-	Why   string    // for people; "" if it only waits for something else that is held, or for a moment
+	Why   string    // for people; "" if it only waits for a moment
 	Until time.Time // when to look again; zero: when something changes
 }
 
@@ -85,50 +104,67 @@ func (s Snapshot) Judge(now time.Time) map[index.Path]Hold {
 			held[m.Path] = Hold{Why: m.File.Broken + writeAgain}
 		}
 	}
-	holdAll := func(why string, blamed index.Path, until time.Time) {
+	holdAll := func(until time.Time, cause misfit) {
 		for _, m := range s.Members {
-			if m.Changed && !m.partial() {
+			switch {
+			case !m.Changed || m.partial():
+			case cause.why == "":
 				held[m.Path] = Hold{Until: until}
+			case m.Path == cause.Path:
+				held[m.Path] = Hold{cause.why + writeOther, until}
+			default:
+				held[m.Path] = Hold{fmt.Sprintf("it waits for %s, which is held: %s", cause.Path, cause.why), until}
 			}
-		}
-		if why != "" {
-			held[blamed] = Hold{why, until}
 		}
 	}
 	patience := first.Add(Patience)
 	if !s.Started {
 		patience = now // nobody is at it: it lay there before
 	}
+	early := now.Before(patience)
 	keys, certificates := s.halves()
 	bad, whole := mismatches(keys, certificates)
+	whole = whole && aside(bad, whole)
+	blocking := s.blocking(early, whole)
 	switch {
-	case s.blocked(now.Before(patience)):
-		holdAll("", index.Path{}, time.Time{})
+	case blocking.why != "" && early && whole && blocking.spare():
+		holdAll(patience, blocking)
+	case blocking.why != "":
+		holdAll(time.Time{}, blocking)
+	case s.Started && s.Absent && early && len(keys)+len(certificates) > 0: // it is being replaced, or its deletion is on its way
+		holdAll(now.Add(settleDelay), misfit{})
 	case now.Before(s.quiet()):
-		holdAll("", index.Path{}, s.quiet())
+		holdAll(s.quiet(), misfit{})
 	case len(bad) > 0 && !aside(bad, whole):
-		holdAll(bad[0].why, bad[0].Path, time.Time{})
-	case len(bad) > 0 && now.Before(patience):
-		holdAll("", index.Path{}, patience)
+		holdAll(time.Time{}, bad[0])
+	case len(bad) > 0 && early:
+		holdAll(patience, misfit{})
 	case len(bad) > 0:
 		for _, m := range bad {
 			if m.Changed {
-				held[m.Path] = Hold{Why: m.why}
+				held[m.Path] = Hold{Why: m.why + writeOther}
 			}
 		}
 	case !s.Started || len(keys)+len(certificates) == 0 || len(keys) > 0 && len(certificates) > 0:
-	case s.Absent && now.Before(patience): // it is being replaced, or its deletion is on its way
-		holdAll("", index.Path{}, now.Add(settleDelay))
 	case slices.ContainsFunc(append(keys, certificates...), Member.isNew) && now.Before(first.Add(settleDelay)):
-		holdAll("", index.Path{}, first.Add(settleDelay))
+		holdAll(first.Add(settleDelay), misfit{})
 	}
 	return held
 }
 
-// blocked reports whether a file that cannot be told yet keeps the others back: the fleet's version of it need not go with what they are
-// now. What the fleet never had is in nobody's way for long.
-func (s Snapshot) blocked(early bool) bool {
-	return slices.ContainsFunc(s.Members, func(m Member) bool { return m.partial() && (early || !m.New) })
+// blocking returns a member that cannot be told yet and keeps the others back, with the reason; none if nothing does. The fleet's version of it
+// need not go with what the others are now. What the fleet never had, and what a whole pair is served without, is in nobody's way for long.
+func (s Snapshot) blocking(early, whole bool) misfit {
+	for _, m := range s.Members {
+		if !m.partial() || !early && (m.New || whole && m.spare()) {
+			continue
+		}
+		if m.Busy {
+			return misfit{m, "it is being written"}
+		}
+		return misfit{m, m.File.Broken}
+	}
+	return misfit{}
 }
 
 // halves returns the members that hold a key and those that hold its owner's certificate; none if one of them cannot be told. What is broken is
@@ -158,7 +194,7 @@ func (s Snapshot) halves() (keys, certificates []Member) {
 	return keys, certificates
 }
 
-// misfit is a member that goes with no other, and why.
+// misfit is a member that goes with no other, or is not whole, and why.
 type misfit struct {
 	Member
 	why string
@@ -177,14 +213,14 @@ func mismatches(keys, certificates []Member) (bad []misfit, whole bool) {
 	goes := func(k, c Member) bool { return slices.Contains(k.File.keys, c.File.certifies) }
 	for _, k := range keys {
 		if k.Changed && !slices.ContainsFunc(certificates, func(c Member) bool { return goes(k, c) }) {
-			bad = append(bad, misfit{k, fmt.Sprintf("it is not the key of the certificate in %s", likely(certificates)) + writeOther})
+			bad = append(bad, misfit{k, fmt.Sprintf("it is not the key of the certificate in %s", likely(certificates))})
 		}
 	}
 	for _, c := range certificates {
 		if slices.ContainsFunc(keys, func(k Member) bool { return goes(k, c) }) {
 			whole = true
 		} else {
-			bad = append(bad, misfit{c, fmt.Sprintf("its certificate is not for the key in %s", likely(keys)) + writeOther})
+			bad = append(bad, misfit{c, fmt.Sprintf("its certificate is not for the key in %s", likely(keys))})
 		}
 	}
 	slices.SortStableFunc(bad, func(a, b misfit) int { return compareChanged(a.Member, b.Member) })

@@ -36,27 +36,55 @@ func TestWhatIsHeld(t *testing.T) {
 		"a whole new pair":                             {members: []Member{file("x.key", keyOf(2), written), file("x.crt", certificateOf(2), written)}},
 		"the key alone is new":                         {members: []Member{file("x.key", keyOf(2), written), file("x.crt", certificateOf(1), old)}, after: long, held: "x.key", blamed: "x.key"},
 		"the certificate alone is new":                 {members: []Member{file("x.key", keyOf(1), old), file("x.crt", certificateOf(2), written)}, after: long, held: "x.crt", blamed: "x.crt"},
-		"two generations":                              {members: []Member{file("x.key", keyOf(2), written), file("x.crt", certificateOf(3), written)}, after: long, held: "x.key x.crt", blamed: "x.key"},
-		"at start as well":                             {members: []Member{file("x.key", keyOf(2), added), file("x.crt", certificateOf(3), added)}, start: true, held: "x.key x.crt", blamed: "x.key"},
+		"two generations":                              {members: []Member{file("x.key", keyOf(2), written), file("x.crt", certificateOf(3), written)}, after: long, held: "x.key x.crt", blamed: "x.key x.crt"},
+		"at start as well":                             {members: []Member{file("x.key", keyOf(2), added), file("x.crt", certificateOf(3), added)}, start: true, held: "x.key x.crt", blamed: "x.key x.crt"},
 		"a new key waits a moment":                     {members: []Member{file("x.key", keyOf(1), added)}, after: moment, held: "x.key", until: settleDelay},
 		"and goes":                                     {members: []Member{file("x.key", keyOf(1), added)}, after: settleDelay},
 		"what lay there at the start does not":         {members: []Member{file("x.key", keyOf(1), added)}, start: true},
 		"a changed key without a certificate anywhere": {members: []Member{file("x.key", keyOf(2), written)}},
 		"the other half is being replaced":             {members: []Member{file("x.key", keyOf(2), written)}, absent: true, after: time.Second, held: "x.key", until: time.Second + settleDelay},
-		"the other half is gone for good":              {members: []Member{file("x.key", keyOf(2), written)}, absent: true, after: Patience},
-		"chains wait for nobody":                       {members: []Member{file("chain.pem", certificateOf(7), added)}},
-		"a file with both":                             {members: []Member{file("x.pem", File{certified: true, certifies: PublicKey{1}, keys: []PublicKey{{1}}}, added)}},
-		"a broken file":                                {members: []Member{file("x.key", brokenFile, written)}, after: long, held: "x.key", blamed: "x.key"},
-		"a broken file that the fleet has as it is":    {members: []Member{file("x.key", keyOf(2), written), file("x.crt", brokenFile, old)}},
-		"were its first block sound":                   {members: []Member{file("x.key", keyOf(2), written), file("x.crt", File{Broken: "the second PEM block has no END line", certified: true, certifies: PublicKey{1}}, old)}},
+		"one of the chains is being replaced": {
+			members: []Member{file("privkey.pem", keyOf(2), written), file("cert.pem", certificateOf(2), written)}, absent: true, after: time.Second,
+			held: "privkey.pem cert.pem", until: time.Second + settleDelay},
+		"or given up": {
+			members: []Member{file("privkey.pem", keyOf(2), written), file("cert.pem", certificateOf(2), written)}, absent: true, after: Patience},
+		"the other half is gone for good":           {members: []Member{file("x.key", keyOf(2), written)}, absent: true, after: Patience},
+		"chains wait for nobody":                    {members: []Member{file("chain.pem", certificateOf(7), added)}},
+		"a file with both":                          {members: []Member{file("x.pem", File{certified: true, certifies: PublicKey{1}, keys: []PublicKey{{1}}}, added)}},
+		"a broken file":                             {members: []Member{file("x.key", brokenFile, written)}, after: long, held: "x.key", blamed: "x.key"},
+		"a broken file that the fleet has as it is": {members: []Member{file("x.key", keyOf(2), written), file("x.crt", brokenFile, old)}},
+		"were its first block sound":                {members: []Member{file("x.key", keyOf(2), written), file("x.crt", File{Broken: "the second PEM block has no END line", certified: true, certifies: PublicKey{1}}, old)}},
 		"a broken half keeps the other": {
-			members: []Member{file("x.key", keyOf(2), written), file("x.crt", brokenFile, written)}, after: long, held: "x.key x.crt", blamed: "x.crt"},
+			members: []Member{file("x.key", keyOf(2), written), file("x.crt", brokenFile, written)}, after: long, held: "x.key x.crt", blamed: "x.key x.crt"},
 		"junk that the fleet never had does not for long": {
 			members: []Member{file("x.key", keyOf(2), written), file("x.crt", certificateOf(2), written), file("x.pem", brokenFile, added)}, after: long, held: "x.pem", blamed: "x.pem"},
 		"but for a while": {
-			members: []Member{file("x.key", keyOf(2), written), file("x.crt", certificateOf(2), written), file("x.pem", brokenFile, added)}, after: moment, held: "x.key x.crt x.pem", blamed: "x.pem"},
+			members: []Member{file("x.key", keyOf(2), written), file("x.crt", certificateOf(2), written), file("x.pem", brokenFile, added)}, after: moment, held: "x.key x.crt x.pem", blamed: "x.key x.crt x.pem", until: Patience},
 		"a half that is being written keeps the other": {
-			members: []Member{file("x.key", keyOf(2), written), busy(file("x.crt", File{}, written))}, after: long, held: "x.key"},
+			members: []Member{file("x.key", keyOf(2), written), busy(file("x.crt", File{}, written))}, after: long, held: "x.key", blamed: "x.key"},
+		"a whole pair waits for a third file to become whole": {
+			members: []Member{file("privkey.pem", keyOf(2), written), file("fullchain.pem", certificateOf(2), written), file("chain.pem", brokenFile, written)},
+			after:   moment, held: "privkey.pem fullchain.pem chain.pem", blamed: "privkey.pem fullchain.pem chain.pem", until: Patience},
+		"and no longer": {
+			members: []Member{file("privkey.pem", keyOf(2), written), file("fullchain.pem", certificateOf(2), written), file("chain.pem", brokenFile, written)},
+			after:   Patience, held: "chain.pem", blamed: "chain.pem"},
+		"whatever the third is called": {
+			members: []Member{file("privkey.pem", keyOf(2), written), file("fullchain.pem", certificateOf(2), written), file("cert.pem", brokenFile, written)},
+			after:   Patience, held: "cert.pem", blamed: "cert.pem"},
+		"or whoever writes it": {
+			members: []Member{file("x.key", keyOf(2), written), file("x.crt", certificateOf(2), written), busy(file("x.pem", File{}, written))}, after: Patience},
+		"a renewal with the old key does not wait for ever either": {
+			members: []Member{file("privkey.pem", keyOf(1), old), file("fullchain.pem", certificateOf(1), written), file("chain.pem", brokenFile, written)},
+			after:   Patience, held: "chain.pem", blamed: "chain.pem"},
+		"but for the chain that is served": {
+			members: []Member{file("privkey.pem", keyOf(2), written), file("cert.pem", certificateOf(2), written), file("fullchain.pem", brokenFile, written)},
+			after:   long, held: "privkey.pem cert.pem fullchain.pem", blamed: "privkey.pem cert.pem fullchain.pem"},
+		"and for a pair that is none without it": {
+			members: []Member{file("privkey.pem", keyOf(2), written), file("cert.pem", certificateOf(1), written), file("chain.pem", brokenFile, written)},
+			after:   long, held: "privkey.pem cert.pem chain.pem", blamed: "privkey.pem cert.pem chain.pem"},
+		"at the start it waits for nobody": {
+			members: []Member{file("privkey.pem", keyOf(2), written), file("fullchain.pem", certificateOf(2), written), file("chain.pem", brokenFile, written)},
+			start:   true, held: "chain.pem", blamed: "chain.pem"},
 		"a stale third file waits for its turn": {
 			members: []Member{file("privkey.pem", keyOf(2), written), file("fullchain.pem", certificateOf(2), written), file("cert.pem", certificateOf(1), old)},
 			after:   moment, held: "privkey.pem fullchain.pem", until: Patience},
@@ -67,7 +95,7 @@ func TestWhatIsHeld(t *testing.T) {
 			start:   true, held: "cert.pem", blamed: "cert.pem"},
 		"of all the files of a set not one comes late": {
 			members: []Member{file("privkey.pem", keyOf(2), written), file("cert.pem", certificateOf(1), written), file("fullchain.pem", certificateOf(2), written), file("chain.pem", File{}, written)},
-			after:   long, held: "privkey.pem cert.pem fullchain.pem chain.pem", blamed: "cert.pem"},
+			after:   long, held: "privkey.pem cert.pem fullchain.pem chain.pem", blamed: "privkey.pem cert.pem fullchain.pem chain.pem"},
 		"a key that cannot be told fits everywhere": {members: []Member{file("x.key", File{opaque: true}, written), file("x.crt", certificateOf(1), old)}},
 		"what never matched is no reason":           {members: []Member{file("x.key", keyOf(1), old), file("x.crt", certificateOf(9), old), file("x.cer", File{}, written)}, after: long},
 		"a CA's certificate beside a server's is not the key's": {

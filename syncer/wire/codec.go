@@ -254,8 +254,8 @@ func (d *decoder) content(p index.Path) index.Content {
 		return index.Tombstone{}
 	case kindFile:
 		f := index.File{Digest: d.digest(), Size: d.int(), Perm: d.perm(), Owner: d.text(maxName), Group: d.text(maxName)}
-		if f.Size < 0 {
-			d.fail("a file of negative size")
+		if f.Size < 0 || f.Size > MaxFile {
+			d.fail("a file of %d bytes; the limit is %d", f.Size, MaxFile)
 		}
 		return f
 	case kindSymlink:

@@ -39,7 +39,7 @@ func drawContent(t *rapid.T) index.Content {
 		return index.Directory{Perm: drawPerm(t), Owner: drawName(t), Group: drawName(t)}
 	default:
 		return index.File{
-			Digest: drawDigest(t), Size: rapid.Int64Min(0).Draw(t, "size"), Perm: drawPerm(t), Owner: drawName(t), Group: drawName(t),
+			Digest: drawDigest(t), Size: rapid.Int64Range(0, MaxFile).Draw(t, "size"), Perm: drawPerm(t), Owner: drawName(t), Group: drawName(t),
 		}
 	}
 }

@@ -25,6 +25,7 @@ const (
 	maxBlob        = 1 << 10  // what follows it is not counted
 	MaxEntries     = 2048     // entries in an offer
 	MaxBatch       = 1024     // entries of one batch; an offer never splits a batch
+	MaxFile        = 1 << 30  // bytes of a file: max_file_size is nowhere more
 	MaxInline      = 64 << 10 // bytes of a file that travels inside the offer
 	InlineBudget   = 2 << 20  // bytes of all files inside one offer, as a sender; a receiver is content with MaxFrame
 	MaxDirectories = 64
