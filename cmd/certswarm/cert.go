@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"certswarm/internal/control"
@@ -14,8 +14,12 @@ import (
 func certCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "cert",
-		Usage: "acts on one declared certificate",
+		Usage: "acts on one declared certificate, from any node",
 		Subcommands: []*cli.Command{
+			obtainCommand("issue", "obtains a certificate now if there is no good one, and returns when every live node serves it"),
+			obtainCommand("renew", "replaces a certificate now, due or not, and returns when every live node serves the new one"),
+			revokeCommand(),
+			attemptsCommand(),
 			{
 				Name:  "rollback",
 				Usage: "puts an earlier generation of a certificate back in force, on every node",
@@ -31,35 +35,46 @@ func certCommand() *cli.Command {
 	}
 }
 
+// oneName returns the certificate that a command is to act on.
+func oneName(c *cli.Context) (string, error) {
+	if c.NArg() != 1 {
+		return "", fail(exitUsage, "cert %s takes one certificate, these are %d: certswarm certs", c.Command.Name, c.NArg())
+	}
+	return c.Args().First(), nil
+}
+
 func rollBack(c *cli.Context) error {
+	name, err := oneName(c)
+	if err != nil {
+		return err
+	}
 	generation := c.Int("generation")
-	switch {
-	case c.NArg() != 1:
-		return fail(exitUsage, "cert rollback takes one certificate, these are %d: certswarm certs", c.NArg())
-	case c.IsSet("generation") && generation < 1:
+	if c.IsSet("generation") && generation < 1 {
 		return fail(exitUsage, "--generation %d: generations are numbered from 1", generation)
 	}
 	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 	defer cancel()
-	g, name := globalsOf(c), c.Args().First()
+	g := globalsOf(c)
 	done, err := g.dial().RollBack(ctx, name, generation)
-	switch {
-	case errors.Is(err, control.ErrUnknownCertificate):
-		return fail(exitUsage, "%s: no certificate is declared under that name: certswarm certs", name)
-	case err != nil:
+	if err != nil {
 		return unanswered(err)
 	}
-	if g.JSON {
-		if err := printJSON(c.App.Writer, done); err != nil {
-			return err
-		}
-	} else if _, err := fmt.Fprintln(c.App.Writer, rolledBack(done)); err != nil {
+	if err := tellResult(c, g, done, rolledBack(done)); err != nil {
 		return err
 	}
 	if done.Issuing {
 		fmt.Fprintf(c.App.ErrWriter, "an issuance is under way, and its certificate will be put in force when it is there: certswarm certs\n")
 	}
 	_, err = fmt.Fprintf(c.App.ErrWriter, "each node follows when its nginx accepts it; whether all do: certswarm verify %s\n", printable(name))
+	return err
+}
+
+// tellResult prints what a command came to, as JSON or as a line for people.
+func tellResult(c *cli.Context, g globals, result any, line string) error {
+	if g.JSON {
+		return printJSON(c.App.Writer, result)
+	}
+	_, err := io.WriteString(c.App.Writer, line+"\n")
 	return err
 }
 

@@ -79,7 +79,7 @@ func TestHistoryAndItsCommands(t *testing.T) {
 		"cert rollback www --generation 5":            {0, "is in force already; nothing was changed", "certswarm verify www"},
 		"cert rollback www --json":                    {0, `"previous": 5`, "certswarm verify www"},
 		"cert rollback issuing":                       {0, "generation 4", "an issuance is under way"},
-		"cert rollback nobody":                        {2, "", "nobody: no certificate is declared"},
+		"cert rollback nobody":                        {1, "", "no certificate is declared under that name"},
 		"cert rollback expired":                       {1, "", "generation 1 of expired is not put in force"},
 		"cert rollback www --generation 0":            {2, "", "numbered from 1"},
 		"cert rollback www --generation last":         {2, "", "last"},

@@ -1,6 +1,12 @@
 package main
 
 import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
 	"certswarm/internal/control"
 
 	"github.com/urfave/cli/v2"
@@ -9,10 +15,20 @@ import (
 func leaseCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "lease",
-		Usage:  "shows who may act",
+		Usage:  "shows who may act, gives the lease away, rebuilds it, runs other programs under it",
 		Action: showLease,
 		Subcommands: []*cli.Command{
-			{Name: "show", Usage: "shows the holder and the epoch", Action: showLease},
+			{Name: "show", Usage: "shows the holder, the epoch, and who votes", Action: showLease},
+			{Name: "resign", Usage: "gives the lease to another node; to be asked where it is held", Action: resignLease},
+			{
+				Name:  "recover",
+				Usage: "rebuilds the lease when most of its voters are gone for good, or agrees to a peer list that drops most of them",
+				Description: "It shows where every node stands that can be reached, and asks. It is refused while any of them sees a leader,\n" +
+					"and on a node that has less of the state than another.",
+				Flags:  []cli.Flag{&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"}},
+				Action: recoverLease,
+			},
+			leaseRunCommand(),
 		},
 	}
 }
@@ -22,4 +38,44 @@ func showLease(c *cli.Context) error {
 		return unknownCommand(c)
 	}
 	return showPart(c, renderLease, func(s control.Status) any { return s.Lease })
+}
+
+func resignLease(c *cli.Context) error {
+	return command(c, "the lease was given away: certswarm lease show", func(ctx context.Context, daemon *control.Client) error {
+		return daemon.ResignLease(ctx)
+	})
+}
+
+func recoverLease(c *cli.Context) error {
+	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
+	defer cancel()
+	g := globalsOf(c)
+	daemon := g.dial()
+	r, err := daemon.Recovery(ctx)
+	if err != nil {
+		return unanswered(err)
+	}
+	if g.JSON {
+		err = printJSON(c.App.Writer, r)
+	} else {
+		_, err = io.WriteString(c.App.Writer, renderRecovery(r, lookOf(c.App.Writer, g)))
+	}
+	if err != nil {
+		return err
+	}
+	what, done := "Rebuild the lease from this node alone? Only if the missing voters never come back", "the lease was rebuilt from this node: certswarm lease show"
+	if r.Confirm != "" {
+		what, done = "Agree that "+printable(r.Confirm)+"?", "the peer list is meant as it stands: certswarm lease show"
+	}
+	if !c.Bool("yes") {
+		fmt.Fprintf(c.App.ErrWriter, "%s [y/N] ", what)
+		answer, err := bufio.NewReader(c.App.Reader).ReadString('\n')
+		if word := strings.ToLower(strings.TrimSpace(answer)); word != "y" && word != "yes" {
+			if err != nil {
+				fmt.Fprintln(c.App.ErrWriter)
+			}
+			return fail(1, "nothing was changed; without a question: certswarm lease recover --yes")
+		}
+	}
+	return command(c, done, func(ctx context.Context, daemon *control.Client) error { return daemon.RecoverLease(ctx) })
 }

@@ -28,6 +28,7 @@ func commands() []*cli.Command {
 		certCommand(),
 		leaseCommand(),
 		waitCommand(),
+		barrierCommand(),
 		verifyCommand(),
 		historyCommand(),
 		restoreCommand(),

@@ -84,29 +84,6 @@ func (p *page) certificate(c control.Certificate, serving []string, now time.Tim
 	p.table("    ", listeners...)
 }
 
-// renderLease is the page of `lease`.
-func renderLease(s control.Status, now time.Time, look look) string {
-	p := page{look: look}
-	l := s.Lease
-	if l.Engine == "" {
-		p.line("There is no lease: nothing is issued here.")
-		return p.lines.String()
-	}
-	holder := text(l.Holder)
-	switch {
-	case l.Holder == "":
-		holder = cell{"nobody is known to hold it", red}
-	case l.HeldHere:
-		holder.text += " (this node)"
-	}
-	p.table("",
-		[]cell{text("holder"), holder},
-		[]cell{text("engine"), text(l.Engine)},
-		[]cell{text("epoch"), orDash(l.Epoch.String())},
-		[]cell{text("renewed"), text(ago(l.Renewed, now, "never"))})
-	return p.lines.String()
-}
-
 // renderVerification is the page of `verify`.
 func renderVerification(v control.Verification, look look) string {
 	p := page{look: look}

@@ -27,7 +27,10 @@ func healthyFleet() control.Status {
 	return control.Status{
 		Node:    control.Node{Name: "fe2", ID: fleet.NodeID{2}, Role: fleet.Issuer, Version: "1.2.3", UptimeSeconds: 300000, Serves: true},
 		Cluster: "edge",
-		Lease:   control.Lease{Engine: "raft", Holder: "fe1", Epoch: fleet.Epoch{Generation: 1, Nonce: 7, Term: 2, Index: 9}, Renewed: before(3 * time.Second)},
+		Lease: control.Lease{Engine: "raft", Holder: "fe1", Epoch: fleet.Epoch{Generation: 1, Nonce: 7, Term: 2, Index: 9}, Renewed: before(3 * time.Second),
+			Leader: "fe1", Wished: 3, Voters: control.List[control.Voter]{
+				{Name: "fe1", Connected: true, Listed: true}, {Name: "fe2", Connected: true, Listed: true}, {Name: "fe3", Learner: true},
+			}},
 		Directories: []control.Directory{
 			{Name: "certs", Path: "/etc/nginx/certs", Files: 31, Fingerprint: "00ff", State: control.InSync},
 			{Name: "maps", Path: "/etc/nginx/maps", Files: 1, Fingerprint: "ab", State: control.InSync},

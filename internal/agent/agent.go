@@ -348,6 +348,7 @@ func (a *Agent) Counters() map[string]float64 {
 	for reason, n := range a.house.Load().mesh.Refusals().Counts {
 		out[fmt.Sprintf("certswarm_refused_total{reason=%q}", string(reason))] = float64(n)
 	}
+	out["certswarm_break_glass_orders_total"] = float64(a.house.Load().glass.ordered())
 	return out
 }
 

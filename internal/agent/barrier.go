@@ -38,6 +38,9 @@ func (f *issuerFleet) Load(path string) ([]byte, error) {
 
 // epoch is the one under which this node acts; zero when it does not, and then receivers will not let it overwrite.
 func (f *issuerFleet) epoch() fleet.Epoch {
+	if right := f.glass.grant(); right != nil {
+		return right.Epoch()
+	}
 	view := f.elector.View()
 	if !view.HeldHere {
 		return fleet.Epoch{}
@@ -45,7 +48,8 @@ func (f *issuerFleet) epoch() fleet.Epoch {
 	return view.Epoch
 }
 
-// Save implements acmeclient.Fleet. The static engine knows no quorum: every issuer that is there must have it.
+// Save implements acmeclient.Fleet. Every issuer that is there must have it; and so that a holder which is cut off does not go on by itself, most
+// of them must be there where the lease is voted for. Of two issuers and a witness one is enough.
 func (f *issuerFleet) Save(ctx context.Context, path string, content []byte) error {
 	p, err := index.ParsePath(path)
 	if err != nil {
@@ -55,15 +59,43 @@ func (f *issuerFleet) Save(ctx context.Context, path string, content []byte) err
 	if err != nil {
 		return err
 	}
-	return f.private.Await(ctx, receipt, func(have []fleet.NodeID) bool {
-		for _, m := range f.roster.Load().Issuers() {
+	return f.awaitMesh(ctx, receipt, func(have []fleet.NodeID) bool {
+		issuers, holding := f.roster.Load().Issuers(), 0
+		for _, m := range issuers {
 			_, connected := f.mesh.Session(m.ID)
-			if (connected || m.ID == f.self.ID) && !slices.Contains(have, m.ID) {
+			switch {
+			case slices.Contains(have, m.ID):
+				holding++
+			case connected || m.ID == f.self.ID:
 				return false
 			}
 		}
-		return true
+		voted := f.elector.View().Engine == "raft" && f.glass.grant() == nil
+		return !voted || len(issuers) < fewestVoters || holding > len(issuers)/2
 	})
+}
+
+// awaitMesh is Await on the private directory for what depends on who is connected, too: the directory knows nothing of that, and would
+// wait for ever for a node that died.
+func (f *issuerFleet) awaitMesh(ctx context.Context, receipt syncer.Receipt, enough func(have []fleet.NodeID) bool) error {
+	for {
+		changed := f.mesh.Changed()
+		round, stop := context.WithCancel(ctx)
+		var waker sync.WaitGroup
+		waker.Go(func() {
+			select {
+			case <-changed:
+			case <-round.Done():
+			}
+			stop()
+		})
+		err := f.private.Await(round, receipt, enough)
+		stop()
+		waker.Wait()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func tokenPath(token string) (index.Path, error) {
@@ -125,7 +157,7 @@ func (f *issuerFleet) AwaitVerified(ctx context.Context, name string, _ int, _ *
 	defer cancel()
 	for {
 		changed := f.changed.wait()
-		status := (*house)(f).status()
+		status := (*house)(f).whoServes(name)
 		if servedEverywhere(status, name) || ctx.Err() != nil {
 			return statesOf(status, name), nil
 		}
@@ -134,6 +166,25 @@ func (f *issuerFleet) AwaitVerified(ctx context.Context, name string, _ int, _ *
 		case <-changed:
 		}
 	}
+}
+
+// whoServes is as much of a status as tells who serves one certificate: hundreds may be waited for at once, and each waits by itself.
+func (h *house) whoServes(name string) control.Status {
+	s := control.Status{Node: h.nodeStatus()}
+	for _, p := range h.mesh.Peers() {
+		m, ok := h.roster.Load().ByID(p.ID)
+		if !ok {
+			continue
+		}
+		rep, _ := h.reports.get(p.ID)
+		s.Peers = append(s.Peers, control.Peer{Name: m.Name, ID: p.ID, Connected: p.Connected, Serves: rep.Serves})
+	}
+	var leaf *x509.Certificate
+	if held, err := h.store.held(name); err == nil && held != nil {
+		leaf = held.Leaf
+	}
+	s.Certificates = control.List[control.Certificate]{{Name: name, State: control.Issued, Served: h.servedStatus(name, leaf, s.Peers)}}
+	return s
 }
 
 func servedEverywhere(status control.Status, name string) bool {

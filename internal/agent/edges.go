@@ -9,6 +9,7 @@ import (
 	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
 	"certswarm/internal/durable"
+	"certswarm/internal/lease"
 	"certswarm/nginx"
 	"certswarm/syncer"
 )
@@ -32,6 +33,10 @@ type Edges struct {
 	Nginx func(config.Nginx) nginx.Runner
 	// Dial opens connections to this node's own nginx.
 	Dial nginx.Dial
+	// Clock ends rights to act; nil: package time's.
+	Clock lease.Clock
+	// Public opens connections to what the world sees under a certificate's name; nil: nobody looks.
+	Public nginx.Dial
 	// CA is the way to the CA; nil: HTTPS as the configuration says.
 	CA http.RoundTripper
 	// Ready is called when the promises of READY=1 hold.
@@ -52,6 +57,8 @@ func RealEdges(log *slog.Logger) Edges {
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)
 		},
+		Public: dialer.DialContext,
+		Clock:  lease.SystemClock,
 		Ready: func() {
 			if err := notifySystemd("READY=1"); err != nil {
 				log.Warn("systemd could not be told that certswarm is ready", "error", err)

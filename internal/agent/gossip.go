@@ -29,6 +29,7 @@ const (
 type report struct {
 	Serves       bool                        `json:"serves"` // an nginx is in its care
 	Holds        fleet.Epoch                 `json:"holds"`  // the epoch under which it holds the lease; zero: it does not
+	Engine       string                      `json:"engine"` // by which it does
 	Problems     []control.Problem           `json:"problems"`
 	Served       map[string][]control.Served `json:"served"`       // by certificate
 	Certificates map[string]obtaining        `json:"certificates"` // of the node that holds the lease
@@ -111,7 +112,10 @@ func (h *house) answerPeers() {
 		return answer, nil
 	})
 	h.mesh.HandleCall(callChallenge, h.answerChallenge)
+	h.mesh.HandleCall(callServed, h.answerServed)
+	h.mesh.HandleCall(callHeld, h.answerHeld)
 	h.mesh.HandleCall(callRollBack, h.answerRollBack)
+	h.attendDesks()
 	h.mesh.HandleCall(callVerify, func(ctx context.Context, _ fleet.NodeID, body []byte) ([]byte, error) {
 		var name string
 		if err := json.Unmarshal(body, &name); err != nil {
@@ -155,7 +159,7 @@ func (h *house) takeReport(from fleet.NodeID, rep report) {
 
 // gossip posts how this node stands: when it changed, and every reportInterval.
 func (h *house) gossip(ctx context.Context) {
-	beat := time.NewTicker(reportInterval)
+	beat := time.NewTicker(min(reportInterval, time.Duration(h.cfg.Lease.TTL)/3)) // who holds the lease is believed for its ttl
 	defer beat.Stop()
 	var last []byte
 	for {

@@ -39,7 +39,7 @@ type house struct {
 	state    *durable.Root
 	syncer   *syncer.Syncer
 	mesh     *peer.Mesh
-	elector  lease.Elector
+	elector  *office
 	store    *lineages          // nil: no certificates are declared
 	private  *syncer.Directory  // of the issuers; nil on other nodes and without acme
 	acme     *acmeclient.Client // nil where this node never acts
@@ -52,6 +52,9 @@ type house struct {
 	findings findings
 	precious precious
 	changed  *broadcast
+	answer   answer     // of status
+	acting   sync.Mutex // held by who asks the CA: under the lease, or without it
+	glass    *glassCase
 	blocked  blocked     // what the barrier waits for
 	mayAdopt atomic.Bool // it is known what the fleet has
 	left     atomic.Bool // for a house with another configuration: what its engines say no longer counts
@@ -113,7 +116,11 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 		}
 		opened.add(h.http01.Close)
 	}
-	h.elector = lease.NewStatic(self.ID, roster, time.Duration(cfg.Lease.TTL), h.state)
+	h.openOffice(roster)
+	if h.glass = past.glass; h.glass == nil {
+		h.glass = &glassCase{broken: map[string]time.Time{}, asked: map[string]inquiry{}}
+	}
+	h.glass.glass = lease.NewGlass(h.state)
 	if err := h.openACME(); err != nil {
 		return nil, err
 	}
@@ -124,6 +131,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 // memory is what a house leaves to the one that takes its place.
 type memory struct {
 	started time.Time // the daemon
+	glass   *glassCase
 	heard   map[fleet.NodeID]time.Time
 	reports *reports
 	events  *control.Chronicle
@@ -136,7 +144,7 @@ func firstMemory(events *control.Chronicle) memory {
 
 // memory returns what a house whose run has ended leaves behind.
 func (h *house) memory() memory {
-	m := memory{started: h.started, heard: map[fleet.NodeID]time.Time{}, reports: h.reports, events: h.events}
+	m := memory{started: h.started, glass: h.glass, heard: map[fleet.NodeID]time.Time{}, reports: h.reports, events: h.events}
 	for _, p := range h.mesh.Peers() {
 		m.heard[p.ID] = p.LastHeard
 	}
@@ -300,10 +308,11 @@ func (h *house) openACME() error {
 		return err
 	}
 	cfg := acmeclient.Config{
-		Directory: c.Directory, Roots: roots, Email: c.Email, AcceptTerms: c.AcceptTerms,
+		Directory: c.Directory, Staging: c.StagingDirectory, Roots: roots, Email: c.Email, AcceptTerms: c.AcceptTerms,
 		Budget: acmeclient.Budget{
 			OrdersPerDay: c.Budget.OrdersPerDay, OrdersPerWeek: c.Budget.OrdersPerWeek, FailuresPerHour: c.Budget.FailuresPerHour,
 		},
+		NoARI:     c.ARI == config.Off,
 		UserAgent: "certswarm/" + h.version, Transport: h.edges.CA, Node: h.self.Name,
 		Fleet: (*issuerFleet)(h), Log: h.log, Observe: h.logEvent,
 	}
@@ -330,7 +339,7 @@ func (h *house) logEvent(e acmeclient.Event) {
 // through.
 func (h *house) run(ctx context.Context) error {
 	var errs [4]error
-	var engines, actors sync.WaitGroup
+	var engines, authority, actors sync.WaitGroup
 	ctx, fall := context.WithCancel(ctx)
 	defer fall()
 	below, stopEngines := context.WithCancel(context.WithoutCancel(ctx))
@@ -344,14 +353,15 @@ func (h *house) run(ctx context.Context) error {
 	}
 	start(&engines, 0, below, h.syncer.Run)
 	start(&engines, 1, below, h.mesh.Run)
-	start(&engines, 2, ctx, h.elector.Run) // the lease goes first of all: nobody acts during the shutdown
+	start(&authority, 2, ctx, h.elector.Run) // the lease goes first of all: nobody acts during the shutdown
 	if h.http01 != nil {
 		start(&actors, 3, ctx, h.serveChallenges)
 	}
-	for _, act := range []func(context.Context){h.act, h.keepServing, h.gossip, h.followChanges, h.giveBack} {
+	for _, act := range []func(context.Context){h.act, h.keepGlass, h.keepServing, h.gossip, h.followChanges, h.giveBack} {
 		actors.Go(func() { act(ctx) })
 	}
 	<-ctx.Done()
+	authority.Wait() // the lease is handed over by way of the mesh
 	actors.Wait()
 	stopEngines()
 	engines.Wait()
@@ -371,8 +381,16 @@ func (h *house) act(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		for h.votedElsewhere() { // its list is older than ours, or newer
+			if !pause(ctx, time.Second) {
+				return
+			}
+		}
 		h.log.Info("this node holds the lease", "epoch", grant.Epoch().String())
-		if err := h.acme.Run(ctx, grant); err != nil {
+		h.acting.Lock() // an order without the lease ends first
+		err = h.acme.Run(ctx, grant)
+		h.acting.Unlock()
+		if err != nil {
 			h.log.Error("certificates cannot be obtained", "error", err)
 		}
 		select {
@@ -381,6 +399,20 @@ func (h *house) act(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// votedElsewhere reports whether this node holds the lease by its peer list alone while somebody who is connected was voted to: while lists are
+// being replaced one after the other, the vote comes first.
+func (h *house) votedElsewhere() bool {
+	if h.elector.View().Engine != "static" {
+		return false
+	}
+	for _, s := range h.mesh.Sessions() {
+		if rep, _ := h.reports.get(s.Peer()); !rep.Holds.IsZero() && rep.Engine == "raft" {
+			return true
+		}
+	}
+	return false
 }
 
 // settleTime is for how long a starting issuer waits for what the fleet knows before it acts on what it knows itself:

@@ -38,6 +38,8 @@ func (h *house) problemsHere() []control.Problem {
 	out = append(out, h.obtainingProblems()...)
 	out = append(out, h.barrierProblems()...)
 	out = append(out, h.refusalProblems()...)
+	out = append(out, h.votingProblems()...)
+	out = append(out, h.glassProblems()...)
 	return out
 }
 
@@ -168,7 +170,7 @@ func (h *house) fleetProblems(s control.Status) control.List[control.Problem] {
 		rep, _ := h.reports.get(p.ID)
 		all = append(all, rep.Problems...)
 	}
-	all = append(all, h.leaseProblems(s)...)
+	all = append(all, h.holderProblems(s)...)
 	all = append(all, h.certificateProblems(s)...)
 
 	seen := map[string]bool{}
@@ -211,25 +213,6 @@ func (h *house) lostPeer(p control.Peer) control.Problem {
 	problem := h.problem(control.PeerLost, since, text, because, fmt.Sprintf("on %s: systemctl status certswarm", p.Name))
 	problem.Node = p.Name
 	return problem
-}
-
-func (h *house) leaseProblems(s control.Status) []control.Problem {
-	if s.Lease.Holder != "" || h.cfg.ACME == nil {
-		return nil
-	}
-	since := s.Lease.Renewed.Time
-	if since.IsZero() {
-		since = h.built
-	}
-	if h.left.Load() || time.Since(h.built) < time.Duration(h.cfg.Lease.TTL) {
-		return nil // it has not had the time to be heard
-	}
-	issuers := h.roster.Load().Issuers()
-	who := "nobody is an issuer"
-	if len(issuers) > 0 {
-		who = fmt.Sprintf("%s is to hold it (the first issuer in the list) and is not heard from", issuers[0].Name)
-	}
-	return []control.Problem{h.problem(control.NoLeaseHolder, since, "nobody holds the lease: no certificate is renewed", who, "certswarm lease")}
 }
 
 // certificateProblems says which certificates run out, and which were never there.

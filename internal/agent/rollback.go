@@ -41,11 +41,8 @@ func (a *Agent) RollBack(ctx context.Context, name string, generation int) (done
 
 // rollBack has whoever holds the lease do it: a wish is beaten only by one that was written under the same epoch or a later one.
 func (h *house) rollBack(ctx context.Context, r rollBack) (control.RolledBack, error) {
-	if h.store == nil {
-		return control.RolledBack{}, fmt.Errorf("%w: this node's configuration has no certificates", control.ErrUnknownCertificate)
-	}
-	if _, declared := h.store.find(r.Name); !declared {
-		return control.RolledBack{}, fmt.Errorf("%w: %s", control.ErrUnknownCertificate, r.Name)
+	if _, err := h.declared(r.Name); err != nil {
+		return control.RolledBack{}, err
 	}
 	view := h.elector.View()
 	switch {
@@ -93,9 +90,9 @@ func (h *house) answerRollBack(_ context.Context, from fleet.NodeID, body []byte
 
 // rollBackHere publishes the wish. Each node follows it as it follows any other: when its nginx has nothing against it.
 func (h *house) rollBackHere(r rollBack, epoch fleet.Epoch) (control.RolledBack, error) {
-	c, declared := h.store.find(r.Name)
-	if !declared {
-		return control.RolledBack{}, fmt.Errorf("%w: %s", control.ErrUnknownCertificate, r.Name)
+	c, err := h.declared(r.Name)
+	if err != nil {
+		return control.RolledBack{}, err
 	}
 	wished := h.store.wished(r.Name)
 	generation, err := h.store.earlier(c, r.Generation, time.Now())

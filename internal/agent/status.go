@@ -16,16 +16,9 @@ import (
 	"certswarm/syncer"
 )
 
-// status gathers what this node knows about itself and, from their reports, about the others. Nothing here waits.
-func (h *house) status() control.Status {
-	s := control.Status{
-		Node: control.Node{
-			Name: h.self.Name, ID: h.self.ID, Role: h.self.Role, Version: h.version,
-			UptimeSeconds: time.Since(h.started).Truncate(time.Millisecond).Seconds(), Serves: h.serves(),
-		},
-		Cluster: h.cfg.Cluster,
-		Lease:   h.leaseStatus(),
-	}
+// gather collects what this node knows about itself and, from their reports, about the others. It waits for nobody but its own disk.
+func (h *house) gather() control.Status {
+	s := control.Status{Node: h.nodeStatus(), Cluster: h.cfg.Cluster, Lease: h.leaseStatus()}
 	dirs := map[string]syncer.DirectoryStatus{}
 	for _, d := range h.syncer.Directories() {
 		ds := d.Status()
@@ -44,6 +37,13 @@ func (h *house) status() control.Status {
 	return s
 }
 
+func (h *house) nodeStatus() control.Node {
+	return control.Node{
+		Name: h.self.Name, ID: h.self.ID, Role: h.self.Role, Version: h.version,
+		UptimeSeconds: time.Since(h.started).Truncate(time.Millisecond).Seconds(), Serves: h.serves(),
+	}
+}
+
 func reasonOf(ds syncer.DirectoryStatus) string {
 	if ds.Reason != "" || len(ds.Faults) == 0 || ds.State == syncer.InSync {
 		return ds.Reason
@@ -55,15 +55,6 @@ func reasonOf(ds syncer.DirectoryStatus) string {
 // serves reports whether an nginx is in this node's care: one that it tests, reloads and looks at.
 func (h *house) serves() bool {
 	return h.store != nil && h.cfg.Nginx.Enabled && h.cfg.Nginx.Control != config.ControlNone
-}
-
-func (h *house) leaseStatus() control.Lease {
-	v := h.elector.View()
-	l := control.Lease{Engine: v.Engine, Epoch: v.Epoch, HeldHere: v.HeldHere, Renewed: control.At(v.Renewed)}
-	if !v.Holder.IsZero() {
-		l.Holder = h.name(v.Holder)
-	}
-	return l
 }
 
 func (h *house) peerStatus(dirs map[string]syncer.DirectoryStatus) control.List[control.Peer] {
@@ -140,7 +131,7 @@ func (h *house) certificateStatus(peers []control.Peer) control.List[control.Cer
 // obtaining is what the holder of the lease says of each certificate: this node itself, or the one that was heard.
 func (h *house) obtaining() map[string]obtaining {
 	view := h.elector.View()
-	if view.HeldHere {
+	if view.HeldHere || h.glass.grant() != nil {
 		return h.obtainingHere()
 	}
 	rep, _ := h.reports.get(view.Holder)
@@ -203,7 +194,7 @@ func (h *house) servedHere(name string, leaf *x509.Certificate) []control.Served
 func (h *house) report() report {
 	r := report{Serves: h.serves(), Served: map[string][]control.Served{}, Problems: h.problemsHere()}
 	if view := h.elector.View(); view.HeldHere {
-		r.Holds = view.Epoch
+		r.Holds, r.Engine = view.Epoch, view.Engine
 		r.Certificates = h.obtainingHere()
 	}
 	if h.store != nil {

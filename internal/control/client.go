@@ -177,6 +177,8 @@ func (c *Client) send(ctx context.Context, method, target string) (*http.Respons
 		return nil, fmt.Errorf("the daemon at %s answers %s: is it of another version than this command?", c.path, response.Status)
 	case response.StatusCode == http.StatusNotFound:
 		return nil, remote{refused.Error, ErrUnknownCertificate}
+	case response.StatusCode == http.StatusConflict:
+		return nil, remote{refused.Error, ErrNotHeld}
 	}
 	return nil, remote{refused.Error, nil}
 }

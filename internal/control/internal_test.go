@@ -140,7 +140,7 @@ func TestExposition(t *testing.T) {
 	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	status := Status{
 		Node:        Node{Name: "fe2", Version: "1.2.3", UptimeSeconds: 12.5},
-		Lease:       Lease{Holder: "fe1"},
+		Lease:       Lease{Holder: "fe1", Wished: 3, Voters: List[Voter]{{Name: "fe1"}, {Name: "fe2"}, {Name: "fe3", Learner: true}}},
 		Directories: []Directory{{Name: `a"\b`, Files: 31, State: Behind}},
 		Peers: []Peer{
 			{Name: "fe1", ID: fleet.NodeID{1}, Connected: true, RTTSeconds: 0.0004, LastHeard: At(noon), Behind: 2},

@@ -34,6 +34,7 @@ func exposition(s Status, counters map[string]float64) []byte {
 	e.sample(truth(s.Lease.HeldHere))
 	e.family("certswarm_lease_holder_known", "gauge", "Some node is known to hold the lease.")
 	e.sample(truth(s.Lease.Holder != ""))
+	e.voters(s.Lease)
 	e.directories(s.Directories)
 	e.peers(s.Peers)
 	e.certificates(s.Certificates)
@@ -73,6 +74,19 @@ func (e *exporter) sample(value float64, labels ...string) {
 }
 
 var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func (e *exporter) voters(l Lease) {
+	votes := 0
+	for _, v := range l.Voters {
+		if !v.Learner {
+			votes++
+		}
+	}
+	e.family("certswarm_lease_voters", "gauge", "Nodes that vote for the lease; 0 where there is no vote.")
+	e.sample(float64(votes))
+	e.family("certswarm_lease_voters_wished", "gauge", "How many should, by this node's peer list.")
+	e.sample(float64(l.Wished))
+}
 
 func (e *exporter) directories(all []Directory) {
 	e.family("certswarm_directory_files", "gauge", "Files and links in a replicated directory.")

@@ -46,6 +46,8 @@ type Daemon interface {
 	// RollBack makes an earlier generation of a certificate the one that the fleet wants in force; 0 is the one before that in force. The
 	// error is ErrUnknownCertificate (wrapped) when none is declared under that name.
 	RollBack(ctx context.Context, name string, generation int) (RolledBack, error)
+
+	Certifier
 }
 
 // Counter is implemented by a Daemon that has more to tell Prometheus than its Status holds.
@@ -83,8 +85,12 @@ func NewServer(daemon Daemon, log *slog.Logger) *Server {
 	s.mux.HandleFunc("GET /v1/history", s.history)
 	s.mux.HandleFunc("POST /v1/restore", s.restore)
 	s.mux.HandleFunc("POST /v1/rollback", s.rollBack)
+	s.mux.HandleFunc("POST /v1/cert/obtain", s.obtain)
+	s.mux.HandleFunc("POST /v1/cert/revoke", s.revoke)
+	s.mux.HandleFunc("GET /v1/cert/attempts", s.attempts)
 	s.mux.HandleFunc("GET /v1/events", s.events)
 	s.mux.HandleFunc("GET /metrics", s.metrics)
+	s.leaseRoutes()
 	return s
 }
 

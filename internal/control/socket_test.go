@@ -29,6 +29,7 @@ type daemon struct {
 
 	reload func(context.Context) error
 	verify func(context.Context, string) (control.Verification, error)
+	obtain func(context.Context, control.Order, func(control.Progress)) (control.Obtained, error)
 
 	rescans  atomic.Int32
 	accepted atomic.Bool

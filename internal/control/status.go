@@ -51,15 +51,6 @@ type Node struct {
 	Serves        bool         `json:"serves"` // an nginx is in this node's care (nginx.enabled)
 }
 
-// Lease says who may act.
-type Lease struct {
-	Engine   string      `json:"engine"` // raft or static; "" on a node that has none
-	Holder   string      `json:"holder"` // name; "" while nobody is known to hold it
-	Epoch    fleet.Epoch `json:"epoch"`
-	HeldHere bool        `json:"held_here"`
-	Renewed  Time        `json:"renewed"` // when this node last had word of the holder
-}
-
 // DirectoryState is where a replicated directory stands on this node.
 type DirectoryState string
 

@@ -25,7 +25,8 @@ func healthy() control.Status {
 	return control.Status{
 		Node:    control.Node{Name: "fe2", ID: fleet.NodeID{2}, Role: fleet.Issuer, Version: "1.2.3", UptimeSeconds: 12.5, Serves: true},
 		Cluster: "edge",
-		Lease:   control.Lease{Engine: "raft", Holder: "fe1", Epoch: fleet.Epoch{Generation: 1, Nonce: 7, Term: 2, Index: 9}, Renewed: control.At(noon)},
+		Lease: control.Lease{Engine: "raft", Holder: "fe1", Epoch: fleet.Epoch{Generation: 1, Nonce: 7, Term: 2, Index: 9}, Renewed: control.At(noon),
+			Leader: "fe1", Wished: 3, Voters: control.List[control.Voter]{{Name: "fe1", Connected: true, Listed: true}}},
 		Directories: []control.Directory{
 			{Name: "certs", Path: "/etc/nginx/certs", Files: 31, Fingerprint: "00ff", State: control.InSync},
 		},

@@ -38,9 +38,10 @@ type Config struct {
 	AuthzReuse  int  // percent of authorizations for which an earlier valid one is used
 	Sleep       bool // validations begin after a random wait of up to 5 s
 
-	// Middleware, if set, stands between the network and the CA: the place for faults. What it does not pass on is
-	// not in the record.
+	// Middleware, if set, stands between the network and the CA. What it does not pass on is not in the record, nor is
+	// what Faults, which stand behind it, keep from the CA.
 	Middleware func(http.Handler) http.Handler
+	Faults     *Faults   // what goes wrong; nil: nothing
 	Log        io.Writer // Pebble's own log; nil: nowhere
 }
 
@@ -74,7 +75,10 @@ func Start(ctx context.Context, cfg Config) (*CA, error) {
 	if cfg.Log == nil {
 		cfg.Log = io.Discard
 	}
-	names, err := startNameServer(cfg.Addresses)
+	if cfg.Faults == nil {
+		cfg.Faults = new(Faults)
+	}
+	names, err := startNameServer(cfg.Addresses, cfg.Faults.unknown)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +98,7 @@ func Start(ctx context.Context, cfg Config) (*CA, error) {
 	}
 	c.tlsRoot = root
 
-	var front http.Handler = http.HandlerFunc(c.serve)
+	front := cfg.Faults.Guard(http.HandlerFunc(c.serve))
 	if cfg.Middleware != nil {
 		front = cfg.Middleware(front)
 	}
@@ -136,6 +140,9 @@ func (c *CA) IssuingRoot() []byte {
 
 // NameServer returns the host:port of the name server (UDP and TCP).
 func (c *CA) NameServer() string { return c.names.address }
+
+// Point makes every name resolve to these front-ends alone from now on: that is how one is taken out of service.
+func (c *CA) Point(addresses ...string) error { return c.names.point(addresses) }
 
 // Forget makes the CA lose its accounts, orders and issuing keys, as one that was built anew under its old address.
 func (c *CA) Forget() {

@@ -161,7 +161,12 @@ func TestNameServerTurnsOverUDPAndTCP(t *testing.T) {
 	}
 	defer func() { _ = authority.Close() }()
 	var first []string
-	for _, network := range []string{"udp", "tcp", "udp"} {
+	for i, network := range []string{"udp", "tcp", "udp", "udp"} {
+		if i == 3 {
+			if err := authority.Point("127.0.0.4", "127.0.0.5"); err != nil {
+				t.Fatal(err)
+			}
+		}
 		question := new(dns.Msg)
 		question.SetQuestion("www.example.com.", dns.TypeA)
 		answer, _, err := (&dns.Client{Net: network}).Exchange(question, authority.NameServer())
@@ -173,8 +178,11 @@ func TestNameServerTurnsOverUDPAndTCP(t *testing.T) {
 		}
 		first = append(first, answer.Answer[0].(*dns.A).A.String())
 	}
-	if !slices.Equal(first, []string{"127.0.0.2", "127.0.0.3", "127.0.0.2"}) {
+	if !slices.Equal(first, []string{"127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.5"}) {
 		t.Errorf("first answers: %v", first)
+	}
+	if err := authority.Point("elsewhere"); err == nil {
+		t.Error("names point to what is no address")
 	}
 }
 

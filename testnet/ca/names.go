@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/miekg/dns"
@@ -13,22 +15,19 @@ import (
 // as Pebble does, comes to another front-end at each look-up.
 type nameServer struct {
 	address  string
-	front    []net.IP
+	unknown  func(name string) bool // names that have no address now
 	udp, tcp *dns.Server
 	serving  sync.WaitGroup
 
 	mu    sync.Mutex
+	front []net.IP       // guarded by mu
 	asked map[string]int // look-ups of each name so far; guarded by mu
 }
 
-func startNameServer(addresses []string) (*nameServer, error) {
-	n := &nameServer{asked: make(map[string]int)}
-	for _, a := range addresses {
-		ip := net.ParseIP(a).To4()
-		if ip == nil {
-			return nil, fmt.Errorf("ca: %q is not an IPv4 address", a)
-		}
-		n.front = append(n.front, ip)
+func startNameServer(addresses []string, unknown func(string) bool) (*nameServer, error) {
+	n := &nameServer{asked: make(map[string]int), unknown: unknown}
+	if err := n.point(addresses); err != nil {
+		return nil, err
 	}
 	listener, packets, err := listenBoth()
 	if err != nil {
@@ -68,27 +67,45 @@ func (n *nameServer) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 	answer := new(dns.Msg)
 	answer.SetReply(question)
 	for _, q := range question.Question {
-		if q.Qtype != dns.TypeA {
+		if q.Qtype != dns.TypeA || n.unknown(strings.TrimSuffix(q.Name, ".")) {
 			continue
 		}
-		first := n.turn(dns.CanonicalName(q.Name))
-		for i := range n.front {
+		for _, ip := range n.turn(dns.CanonicalName(q.Name)) {
 			answer.Answer = append(answer.Answer, &dns.A{
 				Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET},
-				A:   n.front[(first+i)%len(n.front)],
+				A:   ip,
 			})
 		}
 	}
 	_ = w.WriteMsg(answer) // a resolver that is gone does not want it
 }
 
-// turn returns which front-end comes first for name this time.
-func (n *nameServer) turn(name string) int {
+// point makes every name resolve to these addresses from now on.
+func (n *nameServer) point(addresses []string) error {
+	var front []net.IP
+	for _, a := range addresses {
+		ip := net.ParseIP(a).To4()
+		if ip == nil {
+			return fmt.Errorf("ca: %q is not an IPv4 address", a)
+		}
+		front = append(front, ip)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	turn := n.asked[name]
+	n.front = front
+	return nil
+}
+
+// turn returns the front-ends in the order in which they come for name this time.
+func (n *nameServer) turn(name string) []net.IP {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.front) == 0 {
+		return nil
+	}
+	first := n.asked[name] % len(n.front)
 	n.asked[name]++
-	return turn % len(n.front)
+	return slices.Concat(n.front[first:], n.front[:first])
 }
 
 // close may be called more than once.

@@ -31,6 +31,7 @@ directories:
 {{- if .Config.Names}}
 acme:
   directory: {{q .Directory}}
+  staging_directory: {{q .Directory}}
   ca_file: {{q .CAFile}}
   email: ops@example.com
   accept_terms: true
@@ -40,17 +41,28 @@ acme:
   {{.}}
 {{- end}}
 certificates:
-  - name: {{q (index .Config.Names 0)}}
+{{- range .Config.Certificates}}
+  - name: {{q (index . 0)}}
     names:
-{{- range .Config.Names}}
+{{- range .}}
       - {{q .}}
+{{- end}}
 {{- end}}
 nginx:
   binary: {{q .Node.FrontEndPaths.Binary}}
   config: {{q .Node.FrontEndPaths.ConfigFile}}
   prefix: {{q .Node.FrontEndPaths.Prefix}}
 {{- end}}
+{{- with .Config.Lease}}
+lease:
+{{- range .}}
+  {{.}}
+{{- end}}
+{{- end}}
 `))
+
+// Certificates returns the names of each certificate.
+func (c Config) Certificates() [][]string { return append([][]string{c.Names}, c.More...) }
 
 // quoted writes a text as YAML takes it whatever is in it.
 func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }

@@ -32,12 +32,15 @@ type Config struct {
 	// Names are those of the one certificate; the first is also its name under live/. Without names there is neither a
 	// CA nor a front-end: the fleet only replicates.
 	Names    []string
+	More     [][]string      // further certificates, each like Names. With them Fleet.Accepts knows nothing
+	Faults   *ca.Faults      // what goes wrong between the agents and the CA; nil: nothing
 	Broken   map[string]bool // nodes whose front-end answers 404 where the CA looks
 	FrontEnd string          // nginx; "": that of this machine, or the stand-in if there is none; or frontend.Standin
 
 	Roles     map[string]string // by a node's name: what is not an issuer
 	Directory []string          // further lines of the directory's configuration, such as "max_delete: 20%"
 	ACME      []string          // and of acme:
+	Lease     []string          // and of lease:
 	Relayed   bool              // the nodes reach each other by way of Fleet.Relay
 	Before    func(*Node) error // what is done on a node before its agent starts for the first time; nil: nothing
 }
@@ -172,8 +175,10 @@ func Start(ctx context.Context, c Config) (f *Fleet, err error) {
 func (f *Fleet) startCA() error {
 	var ctx context.Context
 	ctx, f.closeCA = context.WithCancel(context.Background())
-	f.door = newDoor()
-	authority, err := ca.Start(ctx, ca.Config{Addresses: f.config.Addresses, HTTPPort: f.ports.http, Middleware: f.door.guard})
+	f.door = newDoor(len(f.config.More) == 0)
+	authority, err := ca.Start(ctx, ca.Config{
+		Addresses: f.config.Addresses, HTTPPort: f.ports.http, Middleware: f.door.guard, Faults: f.config.Faults,
+	})
 	if err != nil {
 		return err
 	}

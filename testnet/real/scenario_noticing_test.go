@@ -263,6 +263,7 @@ func queueOverflows(w *world) {
 	w.put(from, "noise/new/directory/unheard", "unheard as well")
 	w.must(os.Remove(in(from, "noise/doomed")))
 	from.Thaw()
+	w.await(reports(control.WatchLimited, from, "max_queued_events"))
 	w.arrives("noise/unheard", "unheard", to)
 	w.arrives("noise/new/directory/unheard", "unheard as well", to)
 	w.leaves("noise/doomed", to)

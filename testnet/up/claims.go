@@ -21,12 +21,21 @@ func claims(seen evidence) []claim {
 		{"one order, one certificate", seen.extraIssuance()},
 		{"every front-end was tested, reloaded, and confirmed by its own agent", seen.missingSteps()},
 	}
-	for _, node := range seen.nodes {
-		all = append(all, claim{fmt.Sprintf("a handshake with the front-end of %s shows serial %s", node, seen.serial()), seen.wrongSerial(node)})
+	all = append(all, seen.served()...)
+	return append(all, seen.agreement()...)
+}
+
+// served has a claim for each front-end.
+func (e evidence) served() (all []claim) {
+	for _, node := range e.nodes {
+		all = append(all, claim{fmt.Sprintf("a handshake with the front-end of %s shows serial %s", node, e.serial()), e.wrongSerial(node)})
 	}
-	return append(all,
-		claim{"all nodes hold the same files", seen.differences()},
-		claim{"no agent knows of a problem", seen.problems()})
+	return all
+}
+
+// agreement is what must be true whenever nothing is under way.
+func (e evidence) agreement() []claim {
+	return []claim{{"all nodes hold the same files", e.differences()}, {"no agent knows of a problem", e.problems()}}
 }
 
 // serial is that of the first certificate that the CA issued.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"time"
 
 	"certswarm/internal/control"
 	"certswarm/testnet/ca"
@@ -27,14 +28,14 @@ type shown struct {
 	err    error
 }
 
-// gather collects the evidence when the fleet has done its work.
-func gather(ctx context.Context, fleet *real.Fleet) (evidence, error) {
-	seen := evidence{
-		statuses: map[string]control.Status{}, authority: fleet.CA.Events(), accepts: fleet.Accepts(), validations: map[string][]string{}, shown: map[string]shown{},
-	}
+// gather collects the evidence of what the fleet has done since a moment, when it is done.
+func gather(ctx context.Context, fleet *real.Fleet, since time.Time) (evidence, error) {
+	seen := evidence{statuses: map[string]control.Status{}, validations: map[string][]string{}, shown: map[string]shown{}}
+	seen.authority = slices.DeleteFunc(fleet.CA.Events(), func(e ca.Event) bool { return e.Time.Before(since) })
+	seen.accepts = slices.DeleteFunc(fleet.Accepts(), func(a real.Accept) bool { return a.Time.Before(since) })
 	for _, n := range fleet.Nodes {
 		seen.nodes = append(seen.nodes, n.Name)
-		seen.events = append(seen.events, n.Log.Events()...)
+		seen.events = append(seen.events, slices.DeleteFunc(n.Log.Events(), func(e real.Event) bool { return e.Time.Before(since) })...)
 		status, err := n.Control().Status(ctx)
 		if err != nil {
 			return evidence{}, err

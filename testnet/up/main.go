@@ -1,6 +1,6 @@
 // Command up is `make demo`: it starts a fleet of real agents, front-ends and a CA on this machine's loopback network,
-// lets it obtain a certificate, prints what happened when, and judges by its own eyes whether what certswarm claims was
-// true. It exits with 0 only if all of it was.
+// lets it obtain a certificate, asks for another and kills the node that is about to get it, prints what happened when, and
+// judges by its own eyes whether what certswarm claims was true. It exits with 0 only if all of it was.
 //
 // It neither knows how a fleet is started (testnet/real) nor helps the agents in any way.
 package main
@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"certswarm/testnet/ca"
 	"certswarm/testnet/frontend"
 	"certswarm/testnet/real"
 )
@@ -27,7 +28,10 @@ const (
 	also = "example.com"
 
 	startPatience = time.Minute
-	jobPatience   = time.Minute // ten times what a busy machine needs
+	jobPatience   = time.Minute // several times what a busy machine needs
+
+	// leaseTTL is a tenth of the default: nobody wants to watch a lease expire.
+	leaseTTL = 3 * time.Second
 )
 
 func main() {
@@ -83,7 +87,11 @@ func run(ctx context.Context, o options, p *page) (err error) {
 		return err
 	}
 	defer discard()
-	c := real.Config{Binary: binary, Addresses: real.Loopback(o.nodes), Cluster: "demo", Names: []string{site, also}}
+	faults := new(ca.Faults)
+	c := real.Config{
+		Binary: binary, Addresses: real.Loopback(o.nodes), Cluster: "demo", Names: []string{site, also}, Faults: faults,
+		Lease: []string{"ttl: " + leaseTTL.String()},
+	}
 	if o.standin {
 		c.FrontEnd = frontend.Standin
 	}
@@ -105,9 +113,11 @@ func run(ctx context.Context, o options, p *page) (err error) {
 	}()
 	p.introduce(fleet, time.Since(begun))
 
-	if err := job(ctx, fleet, p); err != nil {
+	if err := acts(ctx, fleet, faults, p); err != nil {
 		return orInterrupted(ctx, err)
 	}
+	p.line("")
+	p.line("The demo took %s.", time.Since(begun).Round(100*time.Millisecond))
 	if o.hold {
 		p.explainHold(fleet)
 		<-ctx.Done()
@@ -115,31 +125,70 @@ func run(ctx context.Context, o options, p *page) (err error) {
 	return nil
 }
 
-// job waits until the fleet has done its work, and reports.
-func job(ctx context.Context, fleet *real.Fleet, p *page) error {
+// acts plays the first act, and the second where somebody is left to ask when a node is killed.
+func acts(ctx context.Context, fleet *real.Fleet, faults *ca.Faults, p *page) error {
+	holder, err := firstCertificate(ctx, fleet, p)
+	if err == nil && len(fleet.Nodes) > 1 {
+		err = secondCertificate(ctx, fleet, faults, holder, p)
+	}
+	if err != nil {
+		return err
+	}
+	p.heading("What an operator sees: certswarm status, on " + fleet.Nodes[len(fleet.Nodes)-1].Name)
+	return showStatus(ctx, fleet, p)
+}
+
+// firstCertificate waits until the fleet has its certificate, and reports. It returns who holds the lease.
+func firstCertificate(ctx context.Context, fleet *real.Fleet, p *page) (holder string, err error) {
 	working, cancel := context.WithTimeoutCause(ctx, jobPatience, fmt.Errorf("not done after %v", jobPatience))
 	defer cancel()
-	holder := fleet.Nodes[0]
 	undone := fleet.Await(working, real.Served)
 	if undone == nil {
 		undone = fleet.Await(working, real.Synced) // the tokens are withdrawn, too
 	}
-	if undone == nil {
-		_, undone = holder.Log.Await(working, 0, func(e real.Event) bool { return e.Attribute("step") == "verified" })
+	status, err := fleet.Nodes[0].Control().Status(ctx)
+	if err != nil {
+		return "", err
 	}
+	if undone == nil {
+		_, undone = fleet.Node(status.Lease.Holder).Log.Await(working, 0, func(e real.Event) bool { return e.Attribute("step") == "verified" })
+	}
+	if ctx.Err() != nil {
+		return "", undone
+	}
+	seen, err := gather(ctx, fleet, time.Time{})
+	if err != nil {
+		return "", err
+	}
+	p.heading("What happened")
+	p.timeline(timeline(seen))
+	return status.Lease.Holder, p.verdict(seen, claims(seen), undone)
+}
+
+// secondCertificate has another one asked for, kills the node that is about to get it, and reports.
+func secondCertificate(ctx context.Context, fleet *real.Fleet, faults *ca.Faults, holder string, p *page) error {
+	working, cancel := context.WithTimeoutCause(ctx, jobPatience, fmt.Errorf("not done after %v", jobPatience))
+	defer cancel()
+	p.line("")
+	p.line("Now somebody asks for a renewal, and %s is killed with -9 when the CA is about to answer it.", holder)
+	t, undone := takeOver(working, fleet, faults, holder)
 	if ctx.Err() != nil {
 		return undone
 	}
-	seen, err := gather(ctx, fleet)
+	seen, err := gather(ctx, fleet, t.asked)
 	if err != nil {
-		return err
+		return errors.Join(undone, err)
 	}
-	p.timeline(timeline(seen))
-	failed := p.claims(claims(seen))
-	p.heading("What an operator sees: certswarm status, on " + fleet.Nodes[len(fleet.Nodes)-1].Name)
-	if err := showStatus(ctx, fleet, p); err != nil {
-		return err
-	}
+	p.heading("What happened then")
+	p.timeline(timeline(seen, t.moments()...))
+	p.heading("What certswarm cert renew said meanwhile, on " + t.asker)
+	p.quote(t.said)
+	return p.verdict(seen, takeoverClaims(seen, t), undone)
+}
+
+// verdict prints what came true of an act. The error says what did not.
+func (p *page) verdict(seen evidence, all []claim, undone error) error {
+	failed := p.claims(all)
 	switch {
 	case undone != nil:
 		p.complaints(seen)
@@ -215,7 +264,7 @@ func (p *page) introduce(fleet *real.Fleet, took time.Duration) {
 	p.row("", "name server sends each of them to another front-end")
 	p.row("files", "%s; each node has its own certs directory", fleet.Dir)
 	p.line("")
-	p.line("All of it was up after %s. The lease is held by %s; that node alone may ask the CA.", ms(took), first.Name)
+	p.line("All of it was up after %s. Whichever node holds the lease may ask the CA, and no other; it is good for %v at a time.", ms(took), leaseTTL)
 }
 
 func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }

@@ -53,7 +53,6 @@ func (p *page) row(label, format string, args ...any) {
 
 // timeline prints moments; the first is at zero.
 func (p *page) timeline(all []moment) {
-	p.heading("What happened")
 	if len(all) == 0 {
 		p.line("  nothing: no agent began to request the certificate")
 		return
@@ -66,6 +65,13 @@ func (p *page) timeline(all []moment) {
 		}
 		line := fmt.Sprintf("%8.1f  %-5s %-10s %s", float64(m.at.Sub(all[0].at).Microseconds())/1000, m.node, m.step, m.text)
 		p.line("  %s", p.paint(color, strings.TrimRight(line, " ")))
+	}
+}
+
+// quote prints what a program said.
+func (p *page) quote(text string) {
+	for line := range strings.Lines(text) {
+		p.line("  %s", strings.TrimRight(line, "\n"))
 	}
 }
 

@@ -22,10 +22,13 @@ type moment struct {
 	text string
 }
 
-// timeline tells the story from the moment in which an agent began to request the certificate.
-func timeline(seen evidence) []moment {
-	var all []moment
+// timeline tells the story from the moment in which an agent began to request the certificate, with what no log tells.
+func timeline(seen evidence, also ...moment) []moment {
+	all := slices.Clone(also)
 	var begun, asked time.Time
+	if len(also) > 0 {
+		begun = also[0].at
+	}
 	for _, e := range seen.events {
 		step := e.Attribute("step")
 		switch e.Text {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -29,13 +30,15 @@ func TestMain(m *testing.M) {
 func TestDemo(t *testing.T) {
 	program := build(t)
 	var out bytes.Buffer
-	if err := run(t.Context(), options{nodes: 2, standin: true, binary: program}, &page{out: &out}); err != nil {
+	if err := run(t.Context(), options{nodes: 3, standin: true, binary: program}, &page{out: &out}); err != nil {
 		t.Errorf("the demo failed: %v", err)
 	}
 	text := out.String()
 	for _, want := range []string{
-		"2 x stand-in", "apt-get install nginx", "127.0.0.2, 127.0.0.3", "held by fe1", "served by 2 of 2 nodes",
+		"3 x stand-in", "apt-get install nginx", "127.0.0.2, 127.0.0.3", "held by fe", "served by 3 of 3 nodes",
 		"fe1   barrier", "fe2   barrier", "fe1   proof", "fe2   proof", "CA    accept", "CA    issued",
+		"kill -9    the CA has the CSR", "the lease, ", "continued after finalized, begun by fe", "restarts", "ends with exit status 0", "begins attempt ",
+		"The demo took ",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("nothing is said of %q", want)
@@ -180,13 +183,64 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-func failures(seen evidence) (failed []string) {
-	for _, c := range claims(seen) {
+func failures(seen evidence) []string { return notTrue(claims(seen)) }
+
+func notTrue(all []claim) (failed []string) {
+	for _, c := range all {
 		if c.failed != "" {
 			failed = append(failed, c.text+": "+c.failed)
 		}
 	}
 	return failed
+}
+
+func TestTakeoverClaims(t *testing.T) {
+	exits := exec.Command("sh", "-c", "exit 1").Run()
+	play := func() (evidence, takeover) {
+		seen := good()
+		at := seen.events[0].Time
+		step := func(after time.Duration, node, step, text string) {
+			seen.events = append(seen.events, real.Event{Time: at.Add(after), Node: node, Text: "issuance", Attributes: map[string]any{"step": step, "text": text}})
+		}
+		step(time.Second, "fe1", "finalized", "")
+		step(3*time.Second, "fe2", "", "continued after finalized, begun by fe1")
+		step(4*time.Second, "fe2", "valid", "")
+		return seen, takeover{asker: "fe2", victim: "fe1", successor: "fe2", killed: at.Add(2 * time.Second), said: "www: generation 2 is served by every live node"}
+	}
+	if seen, of := play(); len(notTrue(takeoverClaims(seen, of))) != 0 {
+		t.Fatalf("of what was right it says: %q", notTrue(takeoverClaims(seen, of)))
+	}
+	for name, c := range map[string]struct {
+		spoil func(*evidence, *takeover)
+		says  string
+	}{
+		"killed too early": {func(_ *evidence, of *takeover) { of.killed = of.killed.Add(-90 * time.Minute) }, "before it heard the answer"},
+		"killed too late":  {func(_ *evidence, of *takeover) { of.victim = "fe2"; of.killed = of.killed.Add(time.Minute) }, "before it heard the answer"},
+		"nobody continued": {func(e *evidence, _ *takeover) { e.events = e.events[:len(e.events)-2] }, "never said that it continued"},
+		"another order": {func(e *evidence, _ *takeover) {
+			e.authority = append(e.authority, ca.Event{Kind: ca.Order, Status: 201})
+		}, "had 2 orders"},
+		"another one issued": {func(e *evidence, _ *takeover) {
+			e.authority = append(e.authority, ca.Event{Kind: ca.Issued, Detail: "cafe"})
+		}, "issued 2 certificates"},
+		"the command failed": {func(_ *evidence, of *takeover) { of.failed, of.said = exits, "no daemon" }, "exit status 1: no daemon"},
+		"it said otherwise":  {func(_ *evidence, of *takeover) { of.said = "www: ordered by fe1" }, "it said: www: ordered by fe1"},
+		"an old serial":      {func(e *evidence, _ *takeover) { e.shown["fe1"] = shown{serial: "0ld"} }, "front-end of fe1"},
+		"a problem": {func(e *evidence, _ *takeover) {
+			s := e.statuses["fe2"]
+			s.Problems = control.List[control.Problem]{{Code: control.PeerLost}}
+			e.statuses["fe2"] = s
+		}, "knows of a problem"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			seen, of := play()
+			c.spoil(&seen, &of)
+			failed := notTrue(takeoverClaims(seen, of))
+			if !slices.ContainsFunc(failed, func(text string) bool { return strings.Contains(text, c.says) }) || len(failed) > 2 {
+				t.Errorf("it says: %q", failed)
+			}
+		})
+	}
 }
 
 // Steps are logged together when the last has ended; the timeline gives each its own time.

@@ -19,6 +19,7 @@ var (
 	series           = regexp.MustCompile(`^\d+\.\d+`) // of Linux
 	syncthingVersion = regexp.MustCompile(`syncthing v([\d.]+)`)
 	rsyncVersion     = regexp.MustCompile(`version ([\d.]+)`)
+	legoVersion      = regexp.MustCompile(`version (\S+)`)
 )
 
 // describe says on what machine, which disk, and with which programs the figures come about.
@@ -53,7 +54,7 @@ func versions(ctx context.Context) (string, error) {
 	for _, p := range []struct {
 		name    string
 		pattern *regexp.Regexp
-	}{{"syncthing", syncthingVersion}, {"rsync", rsyncVersion}} {
+	}{{"syncthing", syncthingVersion}, {"rsync", rsyncVersion}, {"lego", legoVersion}} {
 		output, err := exec.CommandContext(ctx, p.name, "--version").Output()
 		if err != nil {
 			return "", fmt.Errorf("%s has no version: %w", p.name, err)

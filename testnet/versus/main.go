@@ -1,5 +1,5 @@
-// Command versus is `make bench-peers`: it puts the same work on certswarm, on Syncthing and on rsync, in one run on one disk, and prints what each
-// of them took as a table for docs/BENCHMARKS.md. What the work is, is in testnet/load.
+// Command versus is `make bench-peers`: it puts the same work on certswarm and on Syncthing, rsync or lego, in one run on one disk, and prints what
+// each of them took as a table for docs/BENCHMARKS.md. What the work on files is, is in testnet/load.
 //
 // A figure is printed only of work that was done: every tree is compared afterwards, byte by byte. Whether a target was met is said
 // and has no part in the exit status.
@@ -52,7 +52,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("versus", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.dir, "dir", ".", "a `directory` on the disk that is measured")
-	only := flags.String("only", "", "measure only what matches this `pattern`: propagation, tree, away, ten, many")
+	only := flags.String("only", "", "measure only what matches this `pattern`: propagation, tree, away, ten, many, issuance")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often the work on trees is done, by Syncthing always once; the median counts")
 	flags.IntVar(&o.files, "files", 10_000, "how many files a tree has; the targets are for 10,000")
 	err := flags.Parse(args)
@@ -72,7 +72,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 const patience = 10 * time.Minute
 
 func run(ctx context.Context, o options) (err error) {
-	for _, program := range []string{"syncthing", "rsync"} {
+	for _, program := range []string{"syncthing", "rsync", "lego"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("there is no %s here to compare with: .ci/deps bench", program)
 		}
@@ -95,7 +95,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{options: o, dir: dir, programs: []program{certswarm{binary}, syncthing{}}, table: newTable()}
+	b := &bench{options: o, dir: dir, certswarm: binary, programs: []program{certswarm{binary}, syncthing{}}, table: newTable()}
 	for _, w := range works {
 		if !o.only.MatchString(w.name) {
 			continue

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -11,10 +12,11 @@ const (
 	syncthingName = "Syncthing"
 	rsyncName     = "rsync --fsync"
 	rsyncSyncName = "rsync, then sync"
+	legoName      = "lego"
 	floorName     = "floor"
 )
 
-var columns = []string{certswarmName, syncthingName, rsyncName, rsyncSyncName, floorName}
+var columns = []string{certswarmName, syncthingName, rsyncName, rsyncSyncName, legoName, floorName}
 
 // row is what is measured. The table has the rows in the order of these constants.
 type row int
@@ -38,6 +40,7 @@ const (
 	tenCPU
 	manyRSS
 	manyCPU
+	obtained
 )
 
 var rows = [...]struct {
@@ -62,6 +65,7 @@ var rows = [...]struct {
 	tenCPU:       {"1,000 files, 10 peers: CPU when idle, % of a core", target{most: 0.1}},
 	manyRSS:      {"10,000 files, 2 peers: resident, MiB", target{most: 40}},
 	manyCPU:      {"10,000 files, 2 peers: CPU when idle, % of a core", target{most: 0.1}},
+	obtained:     {"100 certificates from empty disks, served by 3 nodes (lego: on its disk), s", target{than: map[string]float64{legoName: 0.5}}},
 }
 
 // target is what certswarm is to reach; the zero target is none.
@@ -77,10 +81,11 @@ func newTable() *table { return &table{} }
 
 func (t *table) set(what row, who string, figure float64) { (*t)[cell{what, who}] = figure }
 
-// String writes the rows that have a figure, in Markdown. Behind what another program took stands the ratio to certswarm:
+// String writes the rows and columns that have a figure, in Markdown. Behind what another program took stands the ratio to certswarm:
 // 2x is twice as much.
 func (t *table) String() string {
 	var out strings.Builder
+	columns := t.columns()
 	fmt.Fprintf(&out, "| what | %s | target |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)+2))
 	for i, about := range rows {
 		what := row(i)
@@ -103,6 +108,18 @@ func (t *table) String() string {
 		fmt.Fprintf(&out, " %s |\n", t.verdict(what))
 	}
 	return out.String()
+}
+
+// columns returns who has a figure that is compared.
+func (t *table) columns() []string {
+	return slices.DeleteFunc(slices.Clone(columns), func(who string) bool {
+		for c := range *t {
+			if _, compared := (*t)[cell{c.what, certswarmName}]; compared && c.who == who {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // verdict says what was to be reached, and whether it was.

@@ -36,10 +36,11 @@ type swarm interface {
 // bench is a run of this program.
 type bench struct {
 	options
-	dir      string
-	programs []program
-	table    *table
-	made     int // directories
+	dir       string
+	certswarm string // the program's path
+	programs  []program
+	table     *table
+	made      int // directories
 }
 
 var works = []struct {
@@ -51,6 +52,7 @@ var works = []struct {
 	{"away", away},
 	{"ten", ten},
 	{"many", many},
+	{"issuance", issuance},
 }
 
 // fresh makes an empty directory.

@@ -2,10 +2,13 @@ package config
 
 import "strings"
 
-// nearest returns the word that text was probably meant to be, or "" when none is near: at most one slip in four
-// letters, or one. It also finds words written with dashes for underscores, or in upper case.
+// nearest is Nearest for the words of a configuration: it also finds those written with dashes for underscores, or in upper case.
 func nearest(text string, words []string) string {
-	text = strings.ReplaceAll(strings.ToLower(text), "-", "_")
+	return Nearest(strings.ReplaceAll(strings.ToLower(text), "-", "_"), words)
+}
+
+// Nearest returns the word that text was probably meant to be, or "" when none is near: at most one slip in four letters, or one.
+func Nearest(text string, words []string) string {
 	if len(text) < 2 {
 		return ""
 	}

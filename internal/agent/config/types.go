@@ -186,13 +186,16 @@ func (Switch) choices() []string { return []string{string(Auto), string(Off)} }
 // Engine is how the lease's holder is found.
 type Engine string
 
-// The engines of this version; EngineAuto is EngineStatic.
+// The engines.
 const (
-	EngineAuto   Engine = "auto"
+	EngineAuto   Engine = "auto"   // raft where three or more may vote, else static
+	EngineRaft   Engine = "raft"   // the issuers and witnesses vote
 	EngineStatic Engine = "static" // the first issuer in the list holds
 )
 
-func (Engine) choices() []string { return []string{string(EngineAuto), string(EngineStatic)} }
+func (Engine) choices() []string {
+	return []string{string(EngineAuto), string(EngineRaft), string(EngineStatic)}
+}
 
 // Control is how nginx is tested and reloaded.
 type Control string
@@ -209,6 +212,5 @@ func (Control) choices() []string { return []string{string(ControlDirect), strin
 var notYet = map[choice]string{
 	Challenge("dns-01"):      "the dns-01 challenge is not part of this version",
 	Challenge("tls-alpn-01"): "the tls-alpn-01 challenge is not part of this version",
-	Engine("raft"):           "the raft engine is not part of this version",
 	Control("helper"):        "the root helper is not part of this version",
 }

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"certswarm/internal/control"
+
+	"github.com/urfave/cli/v2"
+)
+
+func revokeCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "revoke",
+		Usage: "revokes the certificate in force at the CA, and replaces it at once by one with another key",
+		Description: "What is revoked is served until the new one is there: no front-end is left without a certificate. The order for that\n" +
+			"obeys no budget, only the CA's own Retry-After.",
+		ArgsUsage: "NAME",
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "reason", Usage: "`REASON` that the CA publishes: " + strings.Join(control.Reasons(), ", "), Value: "unspecified"},
+			&cli.BoolFlag{Name: "yes", Usage: "do not ask", DisableDefaultText: true},
+		}, waitFlags()...),
+		Action: revoke,
+	}
+}
+
+func revoke(c *cli.Context) error {
+	name, err := oneName(c)
+	if err != nil {
+		return err
+	}
+	reason := c.String("reason")
+	if !slices.Contains(control.Reasons(), reason) {
+		return fail(exitUsage, "--reason %s is none of %s", printable(reason), strings.Join(control.Reasons(), ", "))
+	}
+	question := fmt.Sprintf("Revoke %s (reason %s)? It cannot be taken back. [y/N] ", printable(name), reason)
+	if !c.Bool("yes") && !confirmed(c.App.Reader, c.App.ErrWriter, question) {
+		return fail(1, "nothing was revoked; without a question: certswarm cert revoke --yes %s", printable(name))
+	}
+	g := globalsOf(c)
+	var done control.Revoked
+	err = followed(c, name, func(ctx context.Context, tell func(control.Progress)) error {
+		done, err = g.dial().Revoke(ctx, control.Revocation{Name: name, Reason: reason, NoWait: c.Bool("no-wait")}, tell)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := tellResult(c, g, done, fmt.Sprintf("%s: serial %s is revoked (%s)\n%s", printable(done.Name), done.Serial, done.Reason, obtained(done.Next))); err != nil {
+		return err
+	}
+	return hint(c, done.Next)
+}
+
+// confirmed asks a person. Whatever is not yes is no.
+func confirmed(in io.Reader, out io.Writer, question string) bool {
+	_, _ = io.WriteString(out, question)
+	answer, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil { // nobody typed the end of the line
+		_, _ = io.WriteString(out, "\n")
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return true
+	}
+	return false
+}
