@@ -46,7 +46,7 @@ race: ## run every test under the race detector (needs a C compiler)
 
 .PHONY: soak
 soak: ## let leases live through SOAK (40) rounds of storms, some 130 virtual hours each, every round with new seeds
-	@$(GO) test -run '^TestChaos$$' -v -count $(SOAK) -timeout 0 ./internal/lease -seed 0
+	@$(GO) test -run "^TestChaos" -v -count $(SOAK) -timeout 0 ./internal/lease -seed 0
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (20s)

@@ -17,7 +17,7 @@ func (c *Client) Rehearse(ctx context.Context, name string) (Outcome, error) {
 		return Outcome{}, err
 	}
 	if c.cfg.Staging == "" {
-		return Outcome{}, errors.New("the CA's staging directory is not known; set acme: staging_directory:")
+		return Outcome{}, errors.New("the CA's staging directory is not known; set acme.staging_directory")
 	}
 	s, leave, err := c.enter(c.cfg.Staging)
 	if err != nil {

@@ -112,9 +112,11 @@ func TestAReplacementByOthers(t *testing.T) {
 		visible bool // that others have renewed
 		refused int
 		orders  int
+		without bool // replaces
 	}{
-		"that is here already":    {true, 1, 1},
-		"that cannot be seen yet": {false, 3, 2},
+		"that is here already":     {true, 1, 1, false},
+		"that comes to nothing":    {false, 2, 2, false},
+		"that is not seen to come": {false, 3, 2, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -124,7 +126,7 @@ func TestAReplacementByOthers(t *testing.T) {
 			r, authority, cfg := renewing(ctx, t, m, faults, nil)
 			r.stop()
 			cfg.Retry = []time.Duration{time.Millisecond}
-			refused := faults.On(ca.CallNewOrder).Times(3)
+			refused := faults.On(ca.CallNewOrder).Times(c.refused)
 			refused.Refuse(ca.AlreadyReplaced)
 			r = start(t, cfg, tenure{ctx: ctx, check: func() error { // the last moment before newOrder
 				if c.visible {
@@ -151,6 +153,9 @@ func TestAReplacementByOthers(t *testing.T) {
 					t.Errorf("%v", err)
 				}
 				r.await(ctx, t, www, "renewed", func(s Status) bool { return issued(s) && s.Used.OrdersToday == 2 })
+				if history, err := r.History(www); err != nil || (history[0].Replaces == "") != c.without {
+					t.Errorf("%+v, %v", history, err)
+				}
 			}
 			if n := refused.Met(); n != c.refused {
 				t.Errorf("refused %d times", n)

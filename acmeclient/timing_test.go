@@ -246,3 +246,34 @@ func TestTokensOutliveALongBarrier(t *testing.T) {
 		}
 	})
 }
+
+// Whoever acts beside the workers has left before Run returns, and nobody comes in afterwards.
+func TestRunWaitsForWhoeverActsBesideTheWorkers(t *testing.T) {
+	publicOf(t, ECDSAP256)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemFleet()
+		m.held[www] = heldNow(t, 90*day)
+		r := start(t, deadConfig(m, new(deadCA)), tenure{ctx: t.Context()})
+		synctest.Wait()
+		s, leave, err := r.enter(r.cfg.Directory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.end()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s.ctx.Err() == nil {
+			t.Error("a guest is not told that the tenure has ended")
+		}
+		select {
+		case <-r.done:
+			t.Error("Run returned while somebody was acting")
+		default:
+		}
+		leave()
+		<-r.done
+		if _, _, err := r.enter(r.cfg.Directory); !errors.Is(err, ErrNotActing) {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}

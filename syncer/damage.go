@@ -263,11 +263,3 @@ func (d *Directory) storeFaultLocked(err error) {
 	}
 	d.storeFault.Text = err.Error()
 }
-
-// saveAll makes everything that is known part of what is to be saved next.
-func (r *replica) saveAll() {
-	for e := range r.x.All {
-		r.dirty[e.Path] = true
-	}
-	r.raised = true
-}

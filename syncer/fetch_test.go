@@ -46,17 +46,19 @@ func TestAFetchHasAnEnd(t *testing.T) {
 				_, err = s.Write([]byte{'x'})
 			}
 		}}
-		begun := time.Now()
-		stream, err := d.fetch(t.Context(), trickle, index.MustPath("large"), index.File{Size: size})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, err := io.Copy(io.Discard, stream)
-		if took := time.Since(begun); !errors.Is(err, errSlow) || took != 40*time.Second {
-			t.Errorf("%d bytes and %v after %v", n, err, took)
-		}
-		if err := stream.Close(); err != nil {
-			t.Error(err)
+		for tries, want := range map[int]time.Duration{0: 190 * time.Second, 1: 350 * time.Second, 100: 670 * time.Second} {
+			begun := time.Now()
+			stream, err := d.fetch(t.Context(), trickle, index.MustPath("large"), index.File{Size: size}, tries)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := io.Copy(io.Discard, stream)
+			if took := time.Since(begun); !errors.Is(err, errSlow) || took != want {
+				t.Errorf("after %d tries: %d bytes and %v after %v", tries, n, err, took)
+			}
+			if err := stream.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 		other := fleet.NodeID{2}
 		d.links[id], d.links[other] = &conversation{Link: trickle}, &conversation{Link: line{to: other}}
@@ -75,7 +77,7 @@ func TestAFetchThatIsNotOpened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		d := &Directory{DirectoryConfig: DirectoryConfig{Name: "certs"}}
-		_, err := d.fetch(t.Context(), shut{}, index.MustPath("large"), index.File{Size: 1})
+		_, err := d.fetch(t.Context(), shut{}, index.MustPath("large"), index.File{Size: 1}, 0)
 		if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took != fetchPatience {
 			t.Errorf("%v after %v", err, took)
 		}

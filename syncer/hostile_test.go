@@ -48,6 +48,20 @@ func (s *stranger) meet() {
 	s.say(wire.Encode(wire.Hello{Clock: time.Now().UnixMilli(), Directories: []wire.Greeting{{Directory: "certs", Self: index.Origin{Node: s.id(), Incarnation: 1}}}}))
 }
 
+// isMet waits until the directory knows it.
+func (s *stranger) isMet(d *Directory) {
+	for {
+		changed := d.Changed()
+		d.mu.Lock()
+		met := d.r.peers[s.id()] != nil
+		d.mu.Unlock()
+		if met {
+			return
+		}
+		<-changed
+	}
+}
+
 func (s *stranger) say(frame []byte) {
 	_, _ = s.ours.Write(frame) // the other end may have hung up in the middle of it
 }
@@ -120,6 +134,7 @@ func TestWhatCostsTheConnection(t *testing.T) {
 			honest := &stranger{Syncer: s, t: t, key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize))}
 			d.Members = func() []fleet.NodeID { return []fleet.NodeID{s.Self, hostile.id(), honest.id()} }
 			honest.meet()
+			honest.isMet(d)
 			hostile.meet()
 			hostile.say(frame(hostile))
 			if err := <-hostile.ends; !errors.As(err, new(Violation)) {

@@ -353,18 +353,6 @@ func (d *Directory) LocalOwner() durable.Owner {
 	return durable.AsItIs
 }
 
-// openLive opens the file that a peer wants, if it is what the fleet has there.
-func (d *Directory) openLive(want wire.Want) (*os.File, error) {
-	e := d.Lookup(want.Path)
-	if e == nil {
-		return nil, errNowhere
-	}
-	if f, ok := e.Content.(index.File); !ok || f.Digest != want.Digest {
-		return nil, errNowhere
-	}
-	return d.disk.root.Open(want.Path.String())
-}
-
 // ErrNotHalted says that there is no halt to end.
 var ErrNotHalted = errors.New("the directory is not halted")
 

@@ -3,13 +3,11 @@ package syncer
 import (
 	"cmp"
 	"crypto/ed25519"
-	"fmt"
 	"slices"
 	"time"
 
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
-	"certswarm/syncer/pairs"
 	"certswarm/syncer/wire"
 )
 
@@ -92,22 +90,6 @@ type replica struct {
 	skews      map[fleet.NodeID]skew           // which clocks are wrong, this node's perhaps
 }
 
-// loose is an entry whose disk a power cut may still undo: the state on disk must not be ahead of what it is the state of, or what is back then
-// would be taken for a change.
-type loose struct{ now, before *index.Entry }
-
-// cover says that whoever holds after of the origin now holds through.
-type cover struct {
-	origin         index.Origin
-	after, through uint64
-	volatile       bool // all of its entries expire: visible is as good as durable
-}
-
-type deletion struct {
-	at    time.Time
-	files int
-}
-
 // view is what a replica knows about one connected peer that has the directory too.
 type view struct {
 	acked     index.Summary // the peer holds this durably
@@ -121,24 +103,6 @@ type view struct {
 	refusals  []wire.Refusal
 	repair    []*index.Entry // to be offered out of order
 	mended    index.Fingerprint
-}
-
-// job is entries on their way to this node's disk.
-type job struct {
-	from    fleet.NodeID
-	entries []*index.Entry
-	inline  map[index.Digest][]byte
-	bytes   int // of what is inline
-	cover   cover
-	reverts map[index.Path]bool // of a job that puts back what the fleet has and merges nothing; see replica.reverts
-	flying  bool                // somebody is at it
-	fetches bool                // not all of its content came with it
-	tries   int
-
-	stuck    index.Path          // could not be replaced at the last try
-	unsynced map[index.Path]bool // directories whose names were changed by tries that failed
-	landed   []*index.Entry      // and what landed there: the state on disk must not say so before they are synced
-	notTill  time.Time
 }
 
 func newReplica(r rules) *replica {
@@ -167,13 +131,6 @@ func newReplica(r rules) *replica {
 		heardSince: map[fleet.NodeID]bool{},
 		skews:      map[fleet.NodeID]skew{},
 	}
-}
-
-// tickClock gives the next reading of the hybrid clock: the wall's, or one more than the latest where the wall stands still
-// or went back.
-func (r *replica) tickClock(now time.Time) index.HLC {
-	r.clock = max(r.clock+1, index.HLCOf(now))
-	return r.clock
 }
 
 // observe takes what was seen on the disk into the index: changes at once, deletions after they had time to turn out to be
@@ -216,115 +173,6 @@ func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path)
 	return touched
 }
 
-// doubtStart halts before anything goes out if too much is gone since the last run: what else changed is part of that decision.
-func (r *replica) doubtStart(now time.Time, changes []index.Change) {
-	var gone []index.Path
-	for _, c := range changes {
-		if _, dead := c.Content.(index.Tombstone); dead && !r.reserved(c.Path) && !r.ownedByOthers(c.Path) {
-			gone = append(gone, c.Path)
-		}
-	}
-	if index.Suspicious(r.x, gone, 0, r.maxDelete) {
-		r.stop(now, fmt.Sprintf("%d of %d files are gone since the last run; max_delete is %d%%", index.Lost(r.x, gone), r.x.Files(), r.maxDelete))
-	}
-}
-
-// stop halts: this node receives, but sends no change of its own until a person says so.
-func (r *replica) stop(now time.Time, why string) {
-	if r.halt == "" {
-		r.halt, r.haltedAt = why, now
-	}
-}
-
-// ownedByOthers reports whether a change made here to p must be put back: this node may not write, or the path belongs to
-// whoever holds the lease.
-func (r *replica) ownedByOthers(p index.Path) bool {
-	if !r.mayWrite(r.self.Node) {
-		return true
-	}
-	e := r.x.Live(p)
-	return e != nil && !e.Stamp.Epoch.IsZero()
-}
-
-// stampFor dates a change. What a new incarnation finds was only found; what changed while the agent was down is dated by
-// the kernel's ctime, so that a stale file does not beat what the fleet wrote since. A directory that was not known then was only found too: it
-// may be what a crash left of one that was being made here for the fleet, with no mode of anybody's choice.
-func (r *replica) stampFor(now time.Time, c index.Change) index.Stamp {
-	stamp := index.Stamp{Written: true, Node: r.self.Node}
-	_, directory := c.Content.(index.Directory)
-	switch {
-	case r.seeded:
-		stamp.HLC = r.tickClock(now)
-	case r.fresh || directory && r.x.Lookup(c.Path) == nil:
-		stamp.Written = false
-		stamp.HLC = min(index.HLCOf(c.Found.Modified), index.HLCOf(now))
-	default:
-		stamp.HLC = min(index.HLCOf(c.Found.Changed), index.HLCOf(now))
-		if known := r.x.Lookup(c.Path); known != nil {
-			stamp.HLC = max(stamp.HLC, known.Stamp.HLC+1)
-		}
-		r.clock = max(r.clock, stamp.HLC)
-	}
-	return stamp
-}
-
-// author makes entries of changes that this node makes: numbered, signed, in the index, and owed to the fleet. Without
-// reserved numbers (a disk that cannot be written) nothing is made; the next scan finds the changes again.
-func (r *replica) author(changes []index.Change, stamp func(index.Change) index.Stamp) {
-	if !r.room(len(changes)) {
-		return
-	}
-	entries := make([]*index.Entry, len(changes))
-	for i, c := range changes {
-		entries[i] = &index.Entry{Path: c.Path, Stamp: stamp(c), Origin: r.self, Content: c.Content}
-	}
-	r.number(entries)
-	r.adopt(entries)
-}
-
-// room reports whether n more sequence numbers are reserved on disk.
-func (r *replica) room(n int) bool { return r.seq+uint64(n) <= r.ceiling }
-
-// number gives entries their sequence numbers, batches and seals. A batch ends where it has MaxBatch entries, or half of
-// that at the border of a directory, for what stands in one directory belongs together; and before it would part a key from its certificate.
-func (r *replica) number(entries []*index.Entry) {
-	if !r.room(len(entries)) {
-		panic("syncer: sequence numbers were not reserved")
-	}
-	start := 0
-	var reach []int
-	if len(entries) > wire.MaxBatch/2 {
-		reach = pairs.Together(entries)
-	}
-	for i, e := range entries {
-		r.seq++
-		e.Seq = r.seq
-		n := i + 1 - start
-		last := i+1 == len(entries)
-		border := n >= wire.MaxBatch/2 && !last && reach[i] == i && (n >= wire.MaxBatch*7/8 || entries[i+1].Path.Parent() != e.Path.Parent())
-		if last || border || n == wire.MaxBatch {
-			for _, member := range entries[start : i+1] {
-				member.Batch = r.seq
-			}
-			start = i + 1
-		}
-	}
-	r.scope.Seal(entries, r.sign)
-}
-
-// adopt takes this node's own new entries into the index.
-func (r *replica) adopt(entries []*index.Entry) {
-	for _, e := range entries {
-		r.land(e)
-		delete(r.loose, e.Path)
-		r.dirty[e.Path] = true
-	}
-	if len(entries) > 0 {
-		r.x.Hold(r.self, r.seq)
-		r.raised = true
-	}
-}
-
 // hello takes a peer's greeting: what it holds, from now on. A peer that is already known starts over.
 func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wire.Greeting) {
 	if r.outdated == nil && r.isOutdated(now, from, g) {
@@ -346,7 +194,7 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 		r.tellRefusal(now, refusal)
 	}
 	delete(r.untold, from)
-	r.seekLost()
+	r.seekLost(now)
 	r.hearClock(now, from, clock)
 	r.compareFingerprints(now, from, g.Fingerprint)
 	r.noteJoined()
@@ -403,76 +251,6 @@ func (r *replica) receive(now time.Time, from fleet.NodeID, o wire.Offer) {
 	}
 	j.fetches = j.needsFetch()
 	r.jobs = append(r.jobs, j)
-}
-
-// expected returns how far an origin will have been heard once all that is under way has landed.
-func (r *replica) expected(o index.Origin) uint64 {
-	coming := slices.Clone(r.covers)
-	for _, j := range r.jobs {
-		coming = append(coming, j.cover)
-	}
-	seq := r.x.Held()[o]
-	for progress := true; progress; { // what waits for a job stands before it here
-		progress = false
-		for _, c := range coming {
-			if c.origin == o && c.after <= seq && c.through > seq {
-				seq, progress = c.through, true
-			}
-		}
-	}
-	return seq
-}
-
-// await keeps a cover until what comes before it is here. Those in a row are one: however much follows on what is missing, it takes no room.
-func (r *replica) await(c cover) {
-	for i, before := range r.covers {
-		if before.origin == c.origin && before.through == c.after && before.volatile == c.volatile {
-			r.covers[i].through = c.through
-			return
-		}
-	}
-	r.covers = append(r.covers, c)
-}
-
-// complete notes that everything a cover speaks of is here, and whatever had waited for that.
-func (r *replica) complete(now time.Time, c cover) {
-	r.await(c)
-	for progress := true; progress; {
-		progress = false
-		for i, c := range r.covers {
-			held := r.x.Held()[c.origin]
-			if c.after > held {
-				continue
-			}
-			if c.volatile && r.durable[c.origin] >= c.after && c.through > r.durable[c.origin] {
-				r.durable[c.origin] = c.through
-				r.owe(now, c.origin)
-			}
-			if c.through > held {
-				r.x.Hold(c.origin, c.through)
-				r.raised = true
-			} else {
-				r.owe(now, c.origin) // said again because our answer was not heard
-			}
-			r.covers = append(r.covers[:i], r.covers[i+1:]...)
-			progress = true
-			break
-		}
-	}
-	r.noteJoined()
-}
-
-// owe has the peers told what is held: an origin at once, for somebody may be waiting there; the others soon.
-func (r *replica) owe(now time.Time, origin index.Origin) {
-	for id, v := range r.peers {
-		at := now.Add(ackDelay)
-		if id == origin.Node {
-			at = now
-		}
-		if v.haveAt.IsZero() || at.Before(v.haveAt) {
-			v.haveAt = at
-		}
-	}
 }
 
 // have takes a peer's word of what it holds and of what it refuses.

@@ -60,18 +60,9 @@ func (f *issuerFleet) Save(ctx context.Context, path string, content []byte) err
 		return err
 	}
 	return f.awaitMesh(ctx, receipt, func(have []fleet.NodeID) bool {
-		issuers, holding := f.roster.Load().Issuers(), 0
-		for _, m := range issuers {
-			_, connected := f.mesh.Session(m.ID)
-			switch {
-			case slices.Contains(have, m.ID):
-				holding++
-			case connected || m.ID == f.self.ID:
-				return false
-			}
-		}
+		connected := func(id fleet.NodeID) bool { _, up := f.mesh.Session(id); return up || id == f.self.ID }
 		voted := f.elector.View().Engine == "raft" && f.glass.grant() == nil
-		return !voted || len(issuers) < fewestVoters || holding > len(issuers)/2
+		return enoughHold(f.roster.Load().Issuers(), have, connected, voted)
 	})
 }
 
@@ -96,6 +87,20 @@ func (f *issuerFleet) awaitMesh(ctx context.Context, receipt syncer.Receipt, eno
 			return err
 		}
 	}
+}
+
+// enoughHold is when a journal is saved.
+func enoughHold(issuers []fleet.Member, have []fleet.NodeID, connected func(fleet.NodeID) bool, voted bool) bool {
+	holding := 0
+	for _, m := range issuers {
+		switch {
+		case slices.Contains(have, m.ID):
+			holding++
+		case connected(m.ID):
+			return false
+		}
+	}
+	return !voted || len(issuers) < fewestVoters || holding > len(issuers)/2
 }
 
 func tokenPath(token string) (index.Path, error) {

@@ -55,6 +55,7 @@ type house struct {
 	answer   answer     // of status
 	acting   sync.Mutex // held by who asks the CA: under the lease, or without it
 	glass    *glassCase
+	voting   voting
 	blocked  blocked     // what the barrier waits for
 	mayAdopt atomic.Bool // it is known what the fleet has
 	left     atomic.Bool // for a house with another configuration: what its engines say no longer counts
@@ -399,20 +400,6 @@ func (h *house) act(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// votedElsewhere reports whether this node holds the lease by its peer list alone while somebody who is connected was voted to: while lists are
-// being replaced one after the other, the vote comes first.
-func (h *house) votedElsewhere() bool {
-	if h.elector.View().Engine != "static" {
-		return false
-	}
-	for _, s := range h.mesh.Sessions() {
-		if rep, _ := h.reports.get(s.Peer()); !rep.Holds.IsZero() && rep.Engine == "raft" {
-			return true
-		}
-	}
-	return false
 }
 
 // settleTime is for how long a starting issuer waits for what the fleet knows before it acts on what it knows itself:

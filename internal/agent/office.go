@@ -201,3 +201,17 @@ func (o *office) Confirm(ctx context.Context) error {
 	engine, _ := o.current()
 	return engine.Confirm(ctx)
 }
+
+// votedElsewhere reports whether this node holds the lease by its peer list alone while somebody who is connected was voted to: while lists are
+// being replaced one after the other, the vote comes first.
+func (h *house) votedElsewhere() bool {
+	if h.elector.View().Engine != "static" {
+		return false
+	}
+	for _, s := range h.mesh.Sessions() {
+		if rep, _ := h.reports.get(s.Peer()); !rep.Holds.IsZero() && rep.Engine == "raft" {
+			return true
+		}
+	}
+	return false
+}

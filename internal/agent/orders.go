@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"certswarm/acmeclient"
@@ -18,15 +20,30 @@ var (
 	attemptDesk  = desk[attemptQuestion, attemptAnswer]{"cert-attempt", (*house).serveAttempt}
 	rehearseDesk = desk[string, control.Attempt]{"cert-rehearse", (*house).serveRehearsal}
 	revokeDesk   = desk[control.Revocation, string]{"cert-revoke", (*house).serveRevocation}
-	historyDesk  = desk[string, control.List[control.Attempt]]{"cert-history", (*house).serveHistory}
 )
+
+// callHistory asks an issuer, whether it holds the lease or not, what was tried for a certificate: name -> []control.Attempt.
+const callHistory = "cert-history"
 
 func (h *house) attendDesks() {
 	attend(h, obtainDesk)
 	attend(h, attemptDesk)
 	attend(h, rehearseDesk)
 	attend(h, revokeDesk)
-	attend(h, historyDesk)
+	h.mesh.HandleCall(callHistory, func(_ context.Context, _ fleet.NodeID, body []byte) ([]byte, error) {
+		var name string
+		if err := json.Unmarshal(body, &name); err != nil {
+			return nil, err
+		}
+		if h.acme == nil {
+			return nil, fmt.Errorf("%s keeps no journal", h.self.Name)
+		}
+		attempts, err := h.historyHere(name)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(attempts)
+	})
 }
 
 type obtainQuestion struct {
@@ -148,8 +165,21 @@ func (h *house) serveRevocation(ctx context.Context, from fleet.NodeID, r contro
 	return serial, err
 }
 
-func (h *house) serveHistory(_ context.Context, _ fleet.NodeID, name string) (control.List[control.Attempt], error) {
-	return h.historyHere(name)
+// historyOf is what this node has in its journal, or what the first issuer that can be asked has in its own.
+func (h *house) historyOf(ctx context.Context, name string) (control.List[control.Attempt], error) {
+	if h.acme != nil {
+		return h.historyHere(name)
+	}
+	var failed []string
+	for _, m := range h.roster.Load().Issuers() {
+		var attempts control.List[control.Attempt]
+		err := h.ask(ctx, m.ID, callHistory, name, &attempts)
+		if err == nil {
+			return attempts, nil
+		}
+		failed = append(failed, fmt.Sprintf("%s: %v", m.Name, err))
+	}
+	return nil, fmt.Errorf("the journal is with the issuers, and none of them tells (%s): certswarm peers", strings.Join(failed, "; "))
 }
 
 func (h *house) historyHere(name string) (control.List[control.Attempt], error) {
@@ -217,7 +247,7 @@ func (a *Agent) Revoke(ctx context.Context, r control.Revocation, tell func(cont
 	})
 	done.Next = e.done
 	if err != nil && done.Serial != "" {
-		err = fmt.Errorf("serial %s is revoked, and served until another is there, which does not come by itself at once: %w; certswarm cert renew --force %s", done.Serial, err, r.Name)
+		err = fmt.Errorf("serial %s is revoked, and served until another is there: %w; again: certswarm cert renew --force %s", done.Serial, err, r.Name)
 	}
 	return done, err
 }
@@ -229,12 +259,7 @@ func (a *Agent) Attempts(ctx context.Context, name string) (control.Attempts, er
 		if _, err := h.declared(name); err != nil {
 			return err
 		}
-		if h.acme != nil {
-			out.Attempts, err = h.historyHere(name)
-			return err
-		}
-		answer, err := askHolder(ctx, h, historyDesk, name, false, func(control.Progress) {})
-		out.Attempts = answer.Answer
+		out.Attempts, err = h.historyOf(ctx, name)
 		return err
 	})
 	return out, err

@@ -159,8 +159,14 @@ func TestCertificatesAreAskedForOnAnyNode(t *testing.T) {
 		if _, err := ask(1, control.Order{Renew: true}); err == nil || !strings.Contains(err.Error(), "nobody holds the lease") || !strings.Contains(err.Error(), "certswarm lease show") {
 			t.Error(err)
 		}
-		if history, err := f.Agent(1).Attempts(t.Context(), www); err != nil || len(history.Attempts) != 4 {
-			t.Errorf("without a holder fe2 knows of %+v, %v", history, err)
+		for node := 1; node < 3; node++ {
+			if history, err := f.Agent(node).Attempts(t.Context(), www); err != nil || len(history.Attempts) != 4 {
+				t.Errorf("without a holder fe%d knows of %+v, %v", node+1, history, err)
+			}
+		}
+		f.Stop(1)
+		if history, err := f.Agent(2).Attempts(t.Context(), www); err == nil || !contains(err.Error(), []string{"the journal is with the issuers", "fe1: ", "fe2: "}) {
+			t.Errorf("without an issuer fe3 knows of %+v, %v", history, err)
 		}
 	})
 }

@@ -74,7 +74,7 @@ func (h *house) faultProblem(d *syncer.Directory, f syncer.Fault) control.Proble
 		p.Because = "the others keep what they had there"
 		p.Next = "certswarm config show"
 	case syncer.WatchLimited:
-		p.Next = "sysctl fs.inotify.max_user_watches"
+		p.Next = "sysctl fs.inotify"
 	default:
 		p.Next = "journalctl -u certswarm -n 50"
 	}

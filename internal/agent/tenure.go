@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"certswarm/internal/control"
@@ -39,12 +40,26 @@ func (h *house) leaseStatus() control.Lease {
 // itself.
 func (h *house) votingProblems() []control.Problem {
 	var out []control.Problem
+	h.voting.mu.Lock()
+	defer h.voting.mu.Unlock()
+	since := map[lease.ProblemCode]time.Time{}
 	for _, p := range h.elector.View().Problems {
-		if p.Code != lease.NoHolder {
-			out = append(out, h.problem(control.Code(p.Code), time.Time{}, "lease: "+p.Text, "", p.Next))
+		if p.Code == lease.NoHolder {
+			continue
 		}
+		if since[p.Code] = h.voting.since[p.Code]; since[p.Code].IsZero() {
+			since[p.Code] = time.Now()
+		}
+		out = append(out, h.problem(control.Code(p.Code), since[p.Code], "lease: "+p.Text, "", p.Next))
 	}
+	h.voting.since = since
 	return out
+}
+
+// voting is since when there is something wrong with this node's part in the vote.
+type voting struct {
+	mu    sync.Mutex
+	since map[lease.ProblemCode]time.Time // guarded by mu
 }
 
 // holderProblems says that nobody holds the lease, once that has lasted for longer than it takes to be heard.

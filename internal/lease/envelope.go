@@ -54,6 +54,9 @@ type said struct {
 	// Attest is how far the receiver had come when the sender last heard its consensus speak from Seat.
 	Attest progress `json:"attest,omitzero"`
 	Of     uint64   `json:"of,omitempty"` // Seat.ID
+
+	// Out tells the receiver that it neither votes nor learns. Who was away when it lost its seat is not told by the consensus.
+	Out bool `json:"out,omitempty"`
 }
 
 // progress only grows while a disk keeps what it was told: the term, and the end of the log within it.

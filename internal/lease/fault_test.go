@@ -349,6 +349,29 @@ func TestWallClocksThatJump(t *testing.T) {
 	}
 }
 
+// TestARightThatEndedUnnoticedDoesNotComeBack: nobody asks while the clock is wrong, and when it is right again there is another tenure.
+func TestARightThatEndedUnnoticedDoesNotComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := threeIssuers(t)
+		holder := w.settled(3)
+		for range 8 { // somebody may ask after all: whoever acts on that machine
+			grant, err := w.machines[holder].raft.Await(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.machines[holder].setWall(time.Hour)
+			time.Sleep(w.ttl / 2)
+			w.machines[holder].setWall(0)
+			time.Sleep(w.ttl / 2)
+			if grant.Context().Err() == nil || grant.Check() == nil {
+				t.Errorf("the right under %v is still good", grant.Epoch())
+			}
+			w.anyHolder(ttl)
+			w.oneCluster()
+		}
+	})
+}
+
 // TestTheRightCountsFromTheProposal: what the commit of a renewal takes on a slow network is the holder's loss.
 func TestTheRightCountsFromTheProposal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

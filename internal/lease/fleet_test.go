@@ -326,3 +326,48 @@ func TestMembersHaveNoPartInTheVote(t *testing.T) {
 		}
 	})
 }
+
+// TestWhoDoesNotVoteIsQuiet: of seven five vote. The others took the cluster up when it began and do not ask around for ever after, even
+// one that was away when its seat was given to another.
+func TestWhoDoesNotVoteIsQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, issuers(7)...)
+		holder := w.settled(5)
+		var idle []int
+		for _, m := range w.machines {
+			if len(m.raft.View().Voters) == 0 {
+				idle = append(idle, m.n)
+			}
+		}
+		if len(idle) != 2 {
+			t.Fatalf("%d do not vote\n%s", len(idle), w.report())
+		}
+		away := w.others(holder)[0] // a voter, or it need not be away
+		for slices.Contains(idle, away) {
+			away++
+		}
+		w.isolate(away)
+		w.machines[away].role = fleet.Receive
+		w.setList(w.roster(0, 1, 2, 3, 4, 5, 6), w.others(away)...)
+		time.Sleep(5 * time.Minute) // somebody else gets its seat
+		w.machines[away].role = fleet.Issuer
+		w.setList(w.roster(0, 1, 2, 3, 4, 5, 6), 0, 1, 2, 3, 4, 5, 6)
+		w.heal()
+		time.Sleep(2 * time.Minute)
+		if n := len(w.machines[away].raft.View().Voters); n != 0 {
+			t.Errorf("who lost its seat while it was away sees %d voters\n%s", n, w.report())
+		}
+		w.oneCluster()
+		before := map[int]int{}
+		for _, m := range w.machines {
+			before[m.n] = m.sent
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		for _, m := range w.machines {
+			if n := m.sent - before[m.n]; m.n != holder && n > 3*6*60 { // one word to each every third of the ttl; heartbeats are answered
+				t.Errorf("fe%d sent %d messages in ten minutes\n%s", m.n+1, n, w.report())
+			}
+		}
+	})
+}

@@ -86,6 +86,7 @@ func (s *seat) duty() bool {
 func (s *seat) keepLease(now rules.Moment) bool {
 	settled := s.settled(now)
 	if s.r.hold.spent(s.state.Epoch) || settled && !s.lead.tenure.MayAct(now) {
+		s.r.hold.finish(ErrExpired)    // nobody may have asked, or watched, since it ended
 		s.lead.tenure = rules.Tenure{} // the right ended, whatever was renewed since: another tenure, another epoch
 		s.r.hold.extend(s.lead.tenure)
 		return true

@@ -25,6 +25,7 @@ func (c *cable) Send(to fleet.NodeID, message []byte) {
 	if i < 0 || c.m.life != c.life {
 		return
 	}
+	c.m.sent++
 	target := w.machines[i]
 	since, linked := c.m.links[i]
 	if !linked || w.dropped[[2]int{c.m.n, i}] || c.m.luck.Float64() < w.loss {

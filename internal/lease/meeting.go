@@ -82,10 +82,15 @@ func (s *seat) forsaken() bool {
 		rules.Forsaken(s.state.Line, acted, s.seatsOf(s.conf.GetVotersOutgoing()), near)
 }
 
-// led reports whether there is somebody who leads, as far as this seat or, if it has no state, any neighbour knows: then there is
-// nothing to ask around for.
+// sits reports whether this seat votes or learns, as far as it knows.
+func (s *seat) sits() bool {
+	return !s.state.Line.IsZero() && !s.out && slices.Contains(sitting(s.conf), s.id)
+}
+
+// led reports whether there is somebody who leads, as far as this seat or, if it has no part in the vote, any neighbour knows: then there
+// is nothing to ask around for.
 func (s *seat) led() bool {
-	if !s.state.Line.IsZero() {
+	if s.sits() {
 		return !s.leader().IsZero()
 	}
 	for _, n := range s.peers {
@@ -163,6 +168,8 @@ func (s *seat) tell(to fleet.NodeID, n *neighbour, ask bool) {
 	if !n.Seat.IsZero() {
 		word.Of = n.Seat.ID()
 		word.Attest = s.attests[word.Of]
+		_, sits := s.state.Seats[word.Of]
+		word.Out = n.Line == s.state.Line && s.sits() && !sits && !s.leader().IsZero()
 	}
 	end := s.end()
 	word.LogTerm, word.LogIndex = end.Term, end.Index
@@ -223,7 +230,12 @@ func (s *seat) hear(n *neighbour, word *said) {
 			s.renewed, s.holder = at, word.Holder
 		}
 	}
-	switch end := s.end(); {
+	end := s.end()
+	if word.Out && word.Of == s.id && word.Line == s.state.Line && end.before(progress{word.LogTerm, word.LogIndex}) {
+		s.untold = s.untold || !s.out
+		s.out = true
+	}
+	switch {
 	case word.Of == s.id && (progress{s.hard.GetTerm(), end.Index}).before(word.Attest):
 		s.damaged = "the lease's state on this disk is older than what this node told others"
 		s.rebirth(s.damaged)

@@ -46,6 +46,7 @@ type seat struct {
 	state   rules.State       // through applied
 	conf    *raftpb.ConfState // through applied
 	applied uint64
+	out     bool   // by a later log than this one, this seat is not in conf any more
 	old     uint64 // entries up to here were committed before this boot: they tell nothing about now
 
 	list    listing
@@ -223,7 +224,7 @@ func (s *seat) sit(kept Kept) {
 	s.me = rules.Seat{Node: s.self, Incarnation: kept.Incarnation}
 	s.id = s.me.ID()
 	s.book = raft.NewMemoryStorage()
-	s.state, s.conf, s.applied = rules.State{}, &raftpb.ConfState{}, 0
+	s.state, s.conf, s.applied, s.out = rules.State{}, &raftpb.ConfState{}, 0, false
 	if kept.Snapshot != nil {
 		state, err := rules.DecodeState(kept.Snapshot.GetData())
 		if err != nil {
@@ -338,6 +339,7 @@ func (s *seat) keep(ready raft.Ready) error {
 	if !raft.IsEmptyHardState(ready.HardState) {
 		s.hard, s.unsaved = ready.HardState, true
 	}
+	s.out = s.out && len(ready.Entries) == 0 && raft.IsEmptySnap(ready.Snapshot)
 	snapshot := ready.Snapshot
 	if raft.IsEmptySnap(snapshot) {
 		snapshot = nil

@@ -17,10 +17,12 @@ func (s *seat) publish() {
 	f := facts{}
 	if s.rn != nil {
 		f.leader = s.leader()
-		f.voters = s.voters()
 		if slices.Contains(s.conf.GetVoters(), s.id) {
 			s.damaged = "" // it votes again
 		}
+	}
+	if s.rn != nil && s.sits() {
+		f.voters = s.voters()
 		if seat, ok := s.state.Seats[s.state.Holder]; ok {
 			f.holder, f.epoch = seat.Node, s.state.Epoch
 		}

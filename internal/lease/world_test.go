@@ -46,6 +46,7 @@ type machine struct {
 	digest [32]byte          // of list
 	links  map[int]time.Time // guarded by w.mu: connected since
 	luck   *rand.Rand        // guarded by w.mu: of what it sends
+	sent   int               // guarded by w.mu
 
 	raft   *lease.Raft // nil: down; written under w.mu
 	life   int         // written under w.mu

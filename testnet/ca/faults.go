@@ -63,7 +63,7 @@ func (f *Faults) On(calls ...Call) *Rule {
 // About narrows the rule to requests that concern name: its orders, what belongs to them, its certificates.
 func (r *Rule) About(name string) *Rule { r.name = name; return r }
 
-// Skip lets the first n requests that fit pass.
+// Skip lets the first n requests that come to this rule go on to the next.
 func (r *Rule) Skip(n int) *Rule { r.skip = n; return r }
 
 // Times makes the rule act n times.

@@ -5,9 +5,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -242,18 +245,23 @@ func TestEveryRequestIsKnown(t *testing.T) {
 // renewalInfo asks when to renew.
 func (c *customer) renewalInfo(leaf *x509.Certificate) string {
 	c.t.Helper()
-	serial := leaf.SerialNumber.Bytes()
-	if serial[0]&0x80 != 0 {
-		serial = append([]byte{0}, serial...)
-	}
-	encode := base64.RawURLEncoding.EncodeToString
 	base := strings.TrimSuffix(c.DirectoryURL, "/dir")
-	answer, err := c.http.Get(base + "/draft-ietf-acme-ari-03/renewalInfo/" + encode(leaf.AuthorityKeyId) + "." + encode(serial))
+	answer, err := c.http.Get(base + "/draft-ietf-acme-ari-03/renewalInfo/" + certID(leaf))
 	c.must(err)
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	c.must(err)
 	return string(text)
+}
+
+// certID identifies a certificate in renewal information (RFC 9773 4.1).
+func certID(leaf *x509.Certificate) string {
+	serial := leaf.SerialNumber.Bytes()
+	if serial[0]&0x80 != 0 {
+		serial = append([]byte{0}, serial...)
+	}
+	encode := base64.RawURLEncoding.EncodeToString
+	return encode(leaf.AuthorityKeyId) + "." + encode(serial)
 }
 
 // A client that goes away while its request is held was never heard; one whose answer is held was.
@@ -316,7 +324,12 @@ func TestAnOrderStallsInProcessing(t *testing.T) {
 	t.Parallel()
 	faults := new(ca.Faults)
 	stalled := faults.On(ca.CallOrder, ca.CallFinalize).About(one).Always().Processing()
+	late := faults.On(ca.CallOrder).About(other).Processing()
 	client := newCustomer(t, faults)
+	client.leaf(client.issue(other))
+	if late.Met() != 1 { // it was not used up by what there was nothing to change in
+		t.Errorf("an order stalled %d times", late.Met())
+	}
 	order := client.ready(one) // until it is valid nothing is disguised
 	ended := make(chan error)
 	go func() {
@@ -326,7 +339,7 @@ func TestAnOrderStallsInProcessing(t *testing.T) {
 	client.must(stalled.Await(client.ctx, 2))
 	seen, err := client.GetOrder(client.ctx, order.URI)
 	client.must(err)
-	if seen.Status != acme.StatusProcessing || seen.CertURL != "" || len(client.ca.Issued()) != 1 {
+	if seen.Status != acme.StatusProcessing || seen.CertURL != "" || len(client.ca.Issued()) != 2 {
 		t.Errorf("the order is %s with certificate %q; issued: %q", seen.Status, seen.CertURL, client.ca.Issued())
 	}
 	stalled.End()
@@ -410,4 +423,46 @@ func TestOrdersAreReusedAsLetsEncryptDoes(t *testing.T) {
 	if n := client.ca.Count(ca.Order); n != 3 {
 		t.Errorf("Pebble took %d orders", n)
 	}
+}
+
+// Whoever did not hear that his order was taken cannot replace the same certificate once more.
+func TestACertificateIsReplacedOnceAsAtLetsEncrypt(t *testing.T) {
+	t.Parallel()
+	faults := new(ca.Faults)
+	faults.ReuseOrders()
+	client := newCustomer(t, faults)
+	leaf := client.leaf(client.issue(one))
+	if status, _ := client.replace(leaf); status != http.StatusCreated {
+		t.Fatalf("the first order to replace it gets %d", status)
+	}
+	if status, problem := client.replace(leaf); status != http.StatusConflict || !strings.HasSuffix(problem, ":alreadyReplaced") {
+		t.Errorf("the second gets %d and %s", status, problem)
+	}
+	if n := client.ca.Count(ca.Order); n != 2 {
+		t.Errorf("Pebble took %d orders", n)
+	}
+}
+
+// replace asks for an order that replaces a certificate (RFC 9773 5), for which the ACME library has no words.
+func (c *customer) replace(leaf *x509.Certificate) (status int, problem string) {
+	c.t.Helper()
+	base := strings.TrimSuffix(c.DirectoryURL, "/dir")
+	fresh, err := c.http.Head(base + "/nonce-plz")
+	c.must(err)
+	c.must(fresh.Body.Close())
+	encode := base64.RawURLEncoding.EncodeToString
+	at := base + "/order-plz"
+	protected := encode(fmt.Appendf(nil, `{"alg":"ES256","kid":%q,"nonce":%q,"url":%q}`, c.KID, fresh.Header.Get("Replay-Nonce"), at))
+	payload := encode(fmt.Appendf(nil, `{"identifiers":[{"type":"dns","value":%q}],"replaces":%q}`, leaf.DNSNames[0], certID(leaf)))
+	digest := sha256.Sum256([]byte(protected + "." + payload))
+	r, s, err := ecdsa.Sign(rand.Reader, c.Key.(*ecdsa.PrivateKey), digest[:])
+	c.must(err)
+	signature := append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)
+	body := fmt.Sprintf(`{"protected":%q,"payload":%q,"signature":%q}`, protected, payload, encode(signature))
+	answer, err := c.http.Post(at, "application/jose+json", strings.NewReader(body))
+	c.must(err)
+	defer answer.Body.Close()
+	var said struct{ Type string }
+	c.must(json.NewDecoder(answer.Body).Decode(&said))
+	return answer.StatusCode, said.Type
 }

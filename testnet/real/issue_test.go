@@ -30,13 +30,14 @@ func TestMainJob(t *testing.T) {
 			w.await(real.Served)
 			w.barrierCameFirst(len(names))
 			serial := w.servesOneCertificate()
-			w.asked("fe1")
+			holder, others := w.acting()
+			w.asked(holder.Name)
 
 			w.await(real.Synced)
-			w.Node("fe2").Kill() // with everything in place
-			w.must(w.Node("fe2").Start(w.ctx))
-			w.must(w.Node("fe1").Stop()) // the holder
-			w.must(w.Node("fe1").Start(w.ctx))
+			others[0].Kill() // with everything in place
+			w.must(others[0].Start(w.ctx))
+			w.must(holder.Stop())
+			w.must(holder.Start(w.ctx))
 			w.await(real.Served)
 			w.await(real.Synced)
 			if again := w.servesOneCertificate(); again != serial {

@@ -21,7 +21,7 @@ import (
 func TestCertificatesByHand(t *testing.T) {
 	t.Parallel()
 	faults := new(ca.Faults)
-	w := start(t, real.Config{Addresses: addresses(3), Names: names, FrontEnd: frontend.Standin, Faults: faults, Lease: []string{"ttl: 2s"}})
+	w := start(t, real.Config{Addresses: addresses(3), Names: names, FrontEnd: frontend.Standin, Faults: faults, Lease: []string{"ttl: 5s"}})
 	w.await(real.Served)
 	w.await(real.Synced)
 	site := names[0]
@@ -41,7 +41,7 @@ func TestCertificatesByHand(t *testing.T) {
 		w := w.in(t)
 		var done control.Obtained
 		w.said(asker, 0, &done, "cert", "renew", site)
-		if serial := w.issued(2); !done.Served || done.Serial != serial || done.Generation != 2 || done.Joined || done.Node == asker.Name {
+		if serial := w.issued(2); !done.Served || done.Serial != serial || done.Generation != 2 || done.Joined {
 			t.Errorf("%+v, and the CA issued %s", done, serial)
 		}
 		w.servedEverywhere(done.Serial)
@@ -111,7 +111,7 @@ func TestCertificatesByHand(t *testing.T) {
 				if i == 1 {
 					want.Outcome, want.Step = control.DryRunPassed, "checked"
 				}
-				missing := at.Attempt == "" || at.Started.IsZero() || at.Ended.IsZero() || at.NotAfter.IsZero() || at.Epoch.IsZero() || at.Node == asker.Name
+				missing := at.Attempt == "" || at.Started.IsZero() || at.Ended.IsZero() || at.NotAfter.IsZero() || at.Epoch.IsZero() || at.Node == ""
 				if at.Behind = nil; !sameAttempt(at, want) || missing || at.Revoked.IsZero() == (i == 2) {
 					t.Errorf("%s has as number %d %+v, not %+v", n.Name, i, at, want)
 				}

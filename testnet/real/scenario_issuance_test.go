@@ -162,5 +162,8 @@ func TestForgottenAccount(t *testing.T) {
 	held.End()
 	w.await(real.Served)
 	w.cost(cost{2, len(names), len(names)})
+	if n := faults.Done(ca.CallNewAccount, ""); n != 2 {
+		t.Errorf("the CA was asked for an account %d times, not 2", n)
+	}
 	w.shown(names...)
 }

@@ -256,7 +256,7 @@ func queueOverflows(w *world) {
 	w.put(from, "noise/doomed", "to be deleted unheard")
 	w.arrives("noise/doomed", "to be deleted unheard", to)
 	from.Freeze()
-	for i := range limit + 1000 { // two in turn, for the same event twice is told once
+	for i := range 2 * limit { // two in turn, for the same event twice is told once; the agent may not stand still at once
 		w.must(os.Chmod(in(from, fmt.Sprintf("noise/%d", i%2)), 0o644))
 	}
 	w.put(from, "noise/unheard", "unheard")

@@ -31,12 +31,11 @@ const fewestVoters = 3
 
 // takeOver plays the second act. The error says what did not come to pass; what did is in the takeover.
 func takeOver(ctx context.Context, fleet *real.Fleet, faults *ca.Faults, holder string) (t takeover, err error) {
-	victim := fleet.Node(holder)
 	asker := fleet.Nodes[0]
-	if asker == victim {
+	if asker.Name == holder {
 		asker = fleet.Nodes[1]
 	}
-	t = takeover{asker: asker.Name, victim: victim.Name, asked: time.Now()}
+	t = takeover{asker: asker.Name, asked: time.Now()}
 	held := faults.On(ca.CallFinalize).About(site).HoldAnswer()
 	defer held.End()
 	var said bytes.Buffer
@@ -58,6 +57,8 @@ func takeOver(ctx context.Context, fleet *real.Fleet, faults *ca.Faults, holder 
 	if err := held.Await(ctx, 1); err != nil {
 		return t, fmt.Errorf("the renewal did not come as far as the CSR: %w", err)
 	}
+	victim := performer(fleet, t.asked, holder)
+	t.victim = victim.Name
 	victim.Kill()
 	t.killed = time.Now()
 	held.End()
@@ -91,6 +92,18 @@ func takeOver(ctx context.Context, fleet *real.Fleet, faults *ca.Faults, holder 
 		}
 	}
 	return t, nil
+}
+
+// performer returns the node that has sent the CSR: the holder, unless the lease has moved meanwhile.
+func performer(fleet *real.Fleet, since time.Time, holder string) *real.Node {
+	for _, n := range fleet.Nodes {
+		for _, e := range n.Log.Events() {
+			if e.Attribute("step") == "finalized" && e.Time.After(since) {
+				return n
+			}
+		}
+	}
+	return fleet.Node(holder)
 }
 
 // holderAgreed is true when all that run agree on who holds the lease, and that this one runs.

@@ -10,7 +10,7 @@ import (
 )
 
 // Steady is for how long a learner must have been connected before it votes, 60 s with a ttl of 30 s: a node that comes and goes would
-// take the quorum with it.
+// take the quorum with it. Beside a single voter it is a twelfth of that.
 func Steady(ttl time.Duration) time.Duration { return 2 * ttl }
 
 // Electorate returns the members that may vote: issuers and witnesses.
@@ -169,8 +169,12 @@ func (m Membership) desired(electorate []fleet.Member) []fleet.NodeID {
 // shift returns the largest step that is ready: learners that become voters, voters that leave, from an odd number to an odd one.
 func (m Membership) shift(desired []fleet.NodeID) Step {
 	var ready, leaving []Seat
+	steady := m.Steady
+	if len(m.Voters) == 1 { // it has no quorum to lose, and until somebody votes with it nobody can take over
+		steady /= 12
+	}
 	for _, seat := range m.Learners {
-		if r := m.Reports[seat.Node]; r.CaughtUp && r.For >= m.Steady {
+		if r := m.Reports[seat.Node]; r.CaughtUp && r.For >= steady {
 			ready = append(ready, seat)
 		}
 	}
