@@ -129,10 +129,11 @@ func (s *session) register(ctx context.Context, client *acme.Client) error {
 	if cfg.Email != "" {
 		wanted.Contact = []string{"mailto:" + cfg.Email}
 	}
-	if err := s.permit(ctx); err != nil {
+	permitted, err := s.permit(ctx)
+	if err != nil {
 		return err
 	}
-	if _, err := client.Register(ctx, wanted, acme.AcceptTOS); err != nil && !errors.Is(err, acme.ErrAccountAlreadyExists) {
+	if _, err := client.Register(permitted, wanted, acme.AcceptTOS); err != nil && !errors.Is(err, acme.ErrAccountAlreadyExists) {
 		return err
 	}
 	if client.KID == "" {

@@ -198,8 +198,9 @@ func (c *Client) Run(ctx context.Context, authority Authority) error {
 }
 
 // RunOne makes one attempt at the certificate called name, due or not, or continues the one that is under way; the others are left
-// alone. It returns nil when the attempt is over, and why it failed. The CA's Retry-After is obeyed.
-func (c *Client) RunOne(ctx context.Context, authority Authority, name string) error {
+// alone. It returns nil when the attempt is over, and why it failed. The CA's Retry-After is obeyed. count is asked immediately
+// before each new order, which its error stops: whoever counts orders counts none that was never sent.
+func (c *Client) RunOne(ctx context.Context, authority Authority, name string, count func() error) error {
 	w, err := c.worker(name)
 	if err != nil {
 		return err
@@ -209,7 +210,9 @@ func (c *Client) RunOne(ctx context.Context, authority Authority, name string) e
 		return err
 	}
 	defer leave()
-	return w.once(now.ctx, now.session(c, c.cfg.Directory))
+	s := now.session(c, c.cfg.Directory)
+	s.count = count
+	return w.once(now.ctx, s)
 }
 
 // moveIn begins a tenancy, of which there is one at a time; leave ends it.

@@ -84,6 +84,13 @@ func (i *issuance) once(ctx context.Context) (done bool, err error) {
 		}
 	}
 	act, why := next(a, view)
+	switch {
+	case a.Order == nil:
+	case act != actPoll:
+		a.Order.Waiting = time.Time{}
+	case a.Order.Waiting.IsZero():
+		a.Order.Waiting = time.Now().UTC()
+	}
 	switch act {
 	case actOrder:
 		return false, i.placeOrder(ctx)
@@ -136,7 +143,13 @@ func (i *issuance) look(ctx context.Context) (orderView, error) {
 		return orderView{}, err
 	}
 	i.order = found
-	view := orderView{Status: found.Status}
+	if a.Order.Expires.IsZero() {
+		a.Order.Expires = orderEnd(found.Expires, a.Order.Placed)
+	}
+	held, err := i.w.held()
+	now := time.Now()
+	affordable := err == nil && i.client.cfg.Budget.refuses(i.j, nameSet(a.Names), a.Force, now) == nil
+	view := orderView{Status: found.Status, Stuck: stuck(a.Order, held, affordable, now)}
 	if found.Error != nil {
 		view.Detail = found.Error.Error()
 	}

@@ -243,9 +243,11 @@ func TestAForgottenAccountIsRegisteredOnce(t *testing.T) {
 
 func TestEveryIrreversibleCallIsPermittedFirst(t *testing.T) {
 	t.Parallel()
+	const questions = 2 // for each call: before anything is done for it, and as its request leaves
 	calls := []string{"newAccount", "newOrder", "accept", "accept of the second name", "finalize"}
-	for n, call := range calls {
-		t.Run(call, func(t *testing.T) {
+	for permitted := range questions * len(calls) {
+		n := permitted / questions
+		t.Run(fmt.Sprintf("%s, question %d", calls[n], permitted%questions+1), func(t *testing.T) {
 			t.Parallel()
 			ctx := fuse(t)
 			m := newMemFleet().serving(t)
@@ -253,10 +255,10 @@ func TestEveryIrreversibleCallIsPermittedFirst(t *testing.T) {
 			var asked atomic.Int32
 			refused := make(chan struct{})
 			first := start(t, configFor(m, authority), tenure{ctx: ctx, check: func() error {
-				if int(asked.Add(1)) <= n {
+				if int(asked.Add(1)) <= permitted {
 					return nil
 				}
-				if asked.Load() == int32(n)+1 {
+				if asked.Load() == int32(permitted)+1 {
 					close(refused)
 				}
 				return errors.New("the watchdog barked")

@@ -29,6 +29,7 @@ type memFleet struct {
 
 	// Faults. They are set before the fleet is used.
 	onSave    func(path string, content []byte, store func()) error // in place of storing
+	onLoad    func(path string) error                               // before it is loaded
 	onBarrier func(ctx context.Context, tokens []Token) error       // before the front-ends are asked
 	behind    []string                                              // front-ends that are unreachable
 
@@ -75,6 +76,11 @@ func (m *memFleet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (m *memFleet) Load(path string) ([]byte, error) {
+	if m.onLoad != nil {
+		if err := m.onLoad(path); err != nil {
+			return nil, err
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	content, ok := m.files[path]
@@ -214,11 +220,18 @@ type tenure struct {
 	ctx   context.Context
 	epoch fleet.Epoch
 	check func() error // nil: always allowed
+	begin func() error // nil: always allowed
 }
 
 func (a tenure) Context() context.Context { return a.ctx }
 func (a tenure) Epoch() fleet.Epoch       { return a.epoch }
-func (a tenure) Begin() error             { return a.ctx.Err() }
+
+func (a tenure) Begin() error {
+	if a.begin != nil {
+		return a.begin()
+	}
+	return a.ctx.Err()
+}
 
 func (a tenure) Check() error {
 	if a.ctx.Err() != nil {

@@ -105,6 +105,8 @@ type order struct {
 	URL         string      `json:"url"`
 	FinalizeURL string      `json:"finalize_url"`
 	Placed      time.Time   `json:"placed"`
+	Expires     time.Time   `json:"expires"` // in the CA's words, within reason; zero in journals of earlier versions
+	Waiting     time.Time   `json:"waiting"` // since when only the CA can bring it further; zero: it is not waited for
 	Challenges  []challenge `json:"challenges,omitempty"`
 }
 
@@ -152,8 +154,11 @@ func journalPath(name string) string { return "journal/" + name + ".json" }
 // rehearsalPath is the journal of the rehearsals: apart, because they neither wait for the other attempts nor count as one.
 func rehearsalPath(name string) string { return "rehearsal/" + name + ".json" }
 
-// decodeJournal reads a journal. One that does not exist is empty. A damaged one is an error beside an empty journal: what
-// was counted is lost then, but a certificate must not expire because a file cannot be read.
+// errDamaged says that a journal would be no better if it were read again.
+var errDamaged = errors.New("it is begun anew")
+
+// decodeJournal reads a journal. One that does not exist is empty. One that cannot be read, or is damaged, is an error beside an empty
+// journal: a certificate must not expire because of a file.
 func decodeJournal(name string, content []byte, err error) (*journal, error) {
 	empty := &journal{Version: journalVersion, Name: name}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -164,10 +169,10 @@ func decodeJournal(name string, content []byte, err error) (*journal, error) {
 	}
 	j := new(journal)
 	if err := json.Unmarshal(content, j); err != nil {
-		return empty, fmt.Errorf("the journal of %s is damaged and begun anew: %w", name, err)
+		return empty, fmt.Errorf("the journal of %s is damaged (%w); %w", name, err, errDamaged)
 	}
 	if j.Version != journalVersion || j.Name != name {
-		return empty, fmt.Errorf("the journal of %s (version %d, for %q) is not one this version can continue; it is begun anew", name, j.Version, j.Name)
+		return empty, fmt.Errorf("the journal of %s (version %d, for %q) is not one this version can continue; %w", name, j.Version, j.Name, errDamaged)
 	}
 	return j, nil
 }

@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"net/http"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -37,6 +40,61 @@ func TestAJournalThatCannotBeReadIsBegunAnew(t *testing.T) {
 		if j == nil || j.Name != www || j.Failures != c.failures || (err != nil) != c.wantErr {
 			t.Errorf("%s: %+v, %v", name, j, err)
 		}
+	}
+}
+
+// An open-files limit, or a disk that coughs, must cost neither the order under way nor what was counted.
+func TestAJournalThatCannotBeReadJustNowIsReadAgain(t *testing.T) {
+	publicOf(t, ECDSAP256)
+	for name, left := range map[string]time.Duration{"there is time": 20 * day, "there is none": 2 * day} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, d := newMemFleet(), new(deadCA)
+				m.held[www] = heldNow(t, 90*day)
+				m.held[www].Leaf.NotBefore, m.held[www].Leaf.NotAfter = time.Now().Add(left-90*day), time.Now().Add(left)
+				cfg := deadConfig(m, d)
+				cert, err := validate(cfg.Certificates[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				content, err := json.Marshal(journal{Version: journalVersion, Name: www, Declared: cert.declaration(), Orders: []mark{{time.Now(), www}}})
+				if err == nil {
+					err = m.Save(t.Context(), journalPath(www), content)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				var sick atomic.Bool
+				sick.Store(true)
+				m.onLoad = func(path string) error {
+					if sick.Load() && path == journalPath(www) {
+						return errors.New("too many open files")
+					}
+					return nil
+				}
+				r := start(t, cfg, tenure{ctx: t.Context()})
+				time.Sleep(9 * time.Minute)
+				synctest.Wait()
+				if _, err := r.Obtain(t.Context(), www, Request{Renew: true}); err == nil || !strings.Contains(err.Error(), "too many open files") {
+					t.Errorf("asked for: %v", err)
+				}
+				if s := r.Snapshot()[0]; s.State != StateFailed || !strings.Contains(s.LastError, "too many open files") || len(d.rounds()) != 0 {
+					t.Errorf("%+v, the CA tried at %v", s, d.rounds())
+				}
+				if left > 10*day {
+					time.Sleep(time.Hour)
+				} else {
+					time.Sleep(2 * time.Minute)
+				}
+				sick.Store(false)
+				time.Sleep(2 * time.Minute)
+				r.stop()
+				j := m.journalOf(t, www)
+				if anew := len(j.Orders) == 0; anew != (left < 10*day) || len(d.rounds()) == 0 {
+					t.Errorf("%+v, the CA tried at %v", j, d.rounds())
+				}
+			})
+		})
 	}
 }
 

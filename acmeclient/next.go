@@ -2,6 +2,7 @@ package acmeclient
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/crypto/acme"
 )
@@ -28,6 +29,7 @@ const (
 type orderView struct {
 	Status string
 	Gone   bool // there is no such order, or no longer
+	Stuck  bool // the CA does not bring it to an end: see stuck
 	Open   int  // challenges that the CA was not yet told to validate
 	Detail string
 }
@@ -49,12 +51,14 @@ func next(a *attempt, view orderView) (action, string) {
 		return actCheck, ""
 	case a.Order == nil:
 		return actOrder, ""
-	case view.Gone:
+	case view.Gone, view.Stuck && waits(a, view):
 		switch {
-		case a.Step.reached(StepFinalized):
+		case a.Step.reached(StepFinalized) && view.Gone:
 			return actAbandon, "the CA no longer knows the order that was being finalized"
+		case a.Step.reached(StepFinalized):
+			return actAbandon, "the CA does not come to an end with the order that was being finalized"
 		case a.Orders >= maxOrders:
-			return actAbandon, fmt.Sprintf("the CA no longer knows any of the %d orders that were placed", a.Orders)
+			return actAbandon, fmt.Sprintf("the CA no longer knows, or never ends, any of the %d orders that were placed", a.Orders)
 		}
 		return actOrder, ""
 	}
@@ -63,7 +67,7 @@ func next(a *attempt, view orderView) (action, string) {
 		switch {
 		case !a.Step.reached(StepPresented):
 			return actPresent, ""
-		case view.Open == 0:
+		case waits(a, view):
 			return actPoll, ""
 		case !a.Step.reached(StepServed):
 			return actAwait, ""
@@ -81,4 +85,32 @@ func next(a *attempt, view orderView) (action, string) {
 		why += ": " + view.Detail
 	}
 	return actAbandon, why
+}
+
+// waits reports whether the CA alone can bring the order any further.
+func waits(a *attempt, view orderView) bool {
+	return view.Status == acme.StatusProcessing || view.Status == acme.StatusPending && a.Step.reached(StepPresented) && view.Open == 0
+}
+
+const (
+	orderLife     = 30 * day  // of an order whose end the CA does not say, or puts absurdly far away
+	orderPatience = time.Hour // for how long an order is waited for, whatever is at stake
+)
+
+// orderEnd is when an order ends, given what the CA says of that (zero: nothing).
+func orderEnd(expires, placed time.Time) time.Time {
+	if most := placed.Add(orderLife); expires.IsZero() || expires.After(most) {
+		return most
+	}
+	return expires.UTC()
+}
+
+// stuck reports whether an order that only the CA can bring further is waited for no longer: it is past its end, or it was waited for
+// longer than the certificate in force (nil: there is none) still lasts, and another may be placed.
+func stuck(o *order, held *Held, affordable bool, now time.Time) bool {
+	left := orderPatience
+	if held != nil && !held.Placeholder {
+		left = max(left, held.Leaf.NotAfter.Sub(now))
+	}
+	return now.After(orderEnd(o.Expires, o.Placed)) || affordable && !o.Waiting.IsZero() && now.Sub(o.Waiting) > left
 }

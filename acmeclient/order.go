@@ -41,14 +41,18 @@ func (i *issuance) placeOrder(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := i.permit(ctx); err != nil {
+	permitted, err := i.permit(ctx)
+	if err == nil && i.count != nil {
+		err = ofFleet(i.count(), "writing down that an order follows")
+	}
+	if err != nil {
 		leave(err)
 		return err
 	}
 	// An earlier newOrder of this attempt, whose answer nobody heard, or of one that was given up.
 	mayBeLost := i.ordering || i.resumed && !a.Contested || slices.ContainsFunc(i.j.History, func(o Outcome) bool { return o.Replaces == replaces })
 	i.ordering = true
-	placed, err := i.newOrder(ctx, i.acme, a.Names, a.Profile, replaces)
+	placed, err := i.newOrder(permitted, i.acme, a.Names, a.Profile, replaces)
 	leave(err)
 	if err != nil {
 		_, answered := errors.AsType[*acme.Error](err)
@@ -64,7 +68,7 @@ func (i *issuance) placeOrder(ctx context.Context) error {
 	i.j.Orders = append(i.j.Orders, mark{now, nameSet(a.Names)})
 	a.Orders++
 	a.Replaces, a.Account = replaces, string(i.acme.KID)
-	a.Order = &order{URL: placed.URI, FinalizeURL: placed.FinalizeURL, Placed: now}
+	a.Order = &order{URL: placed.URI, FinalizeURL: placed.FinalizeURL, Placed: now, Expires: orderEnd(placed.Expires, now)}
 	return i.reach(ctx, StepOrdered, placed.URI)
 }
 
@@ -213,10 +217,11 @@ func (i *issuance) extendTokens(margin, extension time.Duration) time.Time {
 // accept tells the CA to validate what it was not told before.
 func (i *issuance) accept(ctx context.Context) error {
 	for _, c := range i.open {
-		if err := i.permit(ctx); err != nil {
+		permitted, err := i.permit(ctx)
+		if err != nil {
 			return err
 		}
-		_, err := i.acme.Accept(ctx, &acme.Challenge{Type: "http-01", URI: c.URL, Token: c.Token.Token})
+		_, err = i.acme.Accept(permitted, &acme.Challenge{Type: "http-01", URI: c.URL, Token: c.Token.Token})
 		// A CA that calls this malformed was told before: a challenge cannot be accepted twice. What became of it shows
 		// in the order.
 		if err != nil && !isProblem(err, "malformed") {
@@ -259,11 +264,12 @@ func (i *issuance) finalize(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := i.permit(ctx); err != nil {
+	permitted, err := i.permit(ctx)
+	if err != nil {
 		return err
 	}
 	// The library would go on to poll without a bound; the fence ends it after the one request.
-	_, _, err := i.acme.CreateCertFromOrder(withOnly(ctx, a.Order.FinalizeURL),
+	_, _, err = i.acme.CreateCertFromOrder(withOnly(permitted, a.Order.FinalizeURL),
 		&acme.Order{URI: a.Order.URL, FinalizeURL: a.Order.FinalizeURL}, a.CSR, true)
 	if errors.Is(err, errFenced) || isProblem(err, "orderNotReady") { // the latter: it was finalized before
 		return i.settle(ctx)

@@ -24,14 +24,20 @@ func (c *Client) Rehearse(ctx context.Context, name string) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer leave()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(s.ctx, func() { cancel(ErrNotActing) })()
+	ctx, release := s.within(ctx)
+	defer release()
 
 	r := rehearsing(w)
-	w.stage.Lock() // of two rehearsals of one certificate the second waits
-	defer w.stage.Unlock()
-	j := r.load()
+	select {
+	case w.stage <- struct{}{}: // of two rehearsals of one certificate the second waits
+		defer func() { <-w.stage }()
+	case <-ctx.Done():
+		return Outcome{}, context.Cause(ctx)
+	}
+	j, err := r.load()
+	if err != nil {
+		return Outcome{}, err
+	}
 	if now := time.Now(); j.RetryAfter.After(now) {
 		return Outcome{}, &Refusal{Code: CodeRateLimited, Until: j.RetryAfter, Text: "the CA's staging directory asked to be left alone"}
 	}
@@ -92,9 +98,12 @@ func (w *worker) strike(s *session, j *journal) {
 // strikeOld takes down what a rehearsal left that did not come to its end: its node died, or its tenure ended.
 func (w *worker) strikeOld(s *session) {
 	r := rehearsing(w)
-	w.stage.Lock()
-	defer w.stage.Unlock()
-	j := r.load()
+	w.stage <- struct{}{}
+	defer func() { <-w.stage }()
+	j, err := r.load()
+	if err != nil {
+		return // it was logged; the next tenure, or rehearsal, does it
+	}
 	if j.Attempt != nil {
 		j.close(time.Now().UTC(), &failure{err: fmt.Errorf("%s stopped in the middle of the rehearsal", j.Node)})
 	}

@@ -208,17 +208,23 @@ func TestWhatWasRevokedIsReplacedAtOnce(t *testing.T) {
 			})
 			r := start(t, configFor(m, authority), tenure{ctx: ctx})
 			r.await(ctx, t, www, "issued", issued)
-			serial, err := r.Revoke(ctx, www, "keyCompromise")
+			serial, err := r.Revoke(ctx, www, "", "keyCompromise")
 			if lost {
 				if err == nil {
 					t.Fatal("the answer was not lost")
 				}
-				serial, err = r.Revoke(ctx, www, "keyCompromise")
+				serial, err = r.Revoke(ctx, www, "", "keyCompromise")
 			}
 			if err != nil || serial != authority.Issued()[0] {
 				t.Fatalf("%q, %v", serial, err)
 			}
 			r.await(ctx, t, www, "replaced", func(s Status) bool { return issued(s) && s.Used.OrdersToday == 2 })
+			if again, err := r.Revoke(ctx, www, serial, "keyCompromise"); err != nil || again != serial {
+				t.Errorf("said again: %q, %v", again, err)
+			}
+			if other, err := r.Revoke(ctx, www, "abc", ""); err == nil || !strings.Contains(err.Error(), "no longer in force") {
+				t.Errorf("one that is not in force: %q, %v", other, err)
+			}
 			history, err := r.History(www)
 			if err != nil || len(history) != 2 || history[0].Reason != "it was revoked" || !history[0].Revoked.IsZero() || time.Since(history[1].Revoked) > time.Minute {
 				t.Errorf("%+v, %v", history, err)
@@ -260,21 +266,21 @@ func TestRevocationNeedsAReasonACertificateAndTheLease(t *testing.T) {
 		return nil
 	}})
 	<-stuck
-	if _, err := r.Revoke(ctx, www, "hold"); err == nil || !strings.Contains(err.Error(), "keyCompromise") {
+	if _, err := r.Revoke(ctx, www, "", "hold"); err == nil || !strings.Contains(err.Error(), "keyCompromise") {
 		t.Errorf("for no reason: %v", err)
 	}
-	if _, err := r.Revoke(ctx, www, ""); err == nil || !strings.Contains(err.Error(), "no certificate") {
+	if _, err := r.Revoke(ctx, www, "", ""); err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Errorf("of nothing: %v", err)
 	}
 	m.mu.Lock()
 	m.held[www] = aged(t, 90*day, ECDSAP256, www)
 	m.mu.Unlock()
 	refuse.Store(true)
-	if _, err := r.Revoke(ctx, www, ""); !errors.Is(err, errNoAuthority) {
+	if _, err := r.Revoke(ctx, www, "", ""); !errors.Is(err, errNoAuthority) {
 		t.Errorf("without permission: %v", err)
 	}
 	r.stop()
-	if _, err := r.Revoke(ctx, www, ""); !errors.Is(err, ErrNotActing) {
+	if _, err := r.Revoke(ctx, www, "", ""); !errors.Is(err, ErrNotActing) {
 		t.Errorf("without the lease: %v", err)
 	}
 	if n := asked.Load(); n != 0 {

@@ -2,6 +2,7 @@ package acmeclient
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -395,6 +396,48 @@ func TestTroubleAtEveryCall(t *testing.T) {
 			want(t, authority, map[ca.Kind]int{ca.Account: 1, ca.Order: 1, ca.Issued: 1})
 		})
 	}
+}
+
+// The CA never comes to an end with an order: it is given up at its end, and another brings the certificate.
+func TestAnOrderThatNeverEndsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	ctx := fuse(t)
+	m := newMemFleet().serving(t)
+	faults := new(ca.Faults)
+	processing := faults.On(ca.CallOrder, ca.CallFinalize).Always()
+	processing.Processing()
+	authority := startCA(t, m, func(c *ca.Config) { c.Faults = faults })
+	cfg := configFor(m, authority)
+	first := start(t, cfg, tenure{ctx: ctx})
+	if err := processing.Await(ctx, 2); err != nil {
+		t.Fatal(err)
+	}
+	first.stop()
+	j := m.journalOf(t, www)
+	if o := j.Attempt.Order; !o.Expires.After(o.Placed) {
+		t.Fatalf("the order's end is not known: %+v", o)
+	}
+	j.Attempt.Order.Expires = time.Now().Add(-time.Minute)
+	content, err := json.Marshal(j)
+	if err == nil {
+		err = m.Save(ctx, journalPath(www), content)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Node, cfg.Retry = "fe2", []time.Duration{time.Millisecond}
+	cfg.Observe = func(e Event) {
+		if e.Step == StepOrdered {
+			processing.End()
+		}
+	}
+	second := start(t, cfg, tenure{ctx: ctx})
+	second.await(ctx, t, www, "issued", issued)
+	second.stop()
+	if j := m.journalOf(t, www); len(j.History) != 2 || !strings.Contains(j.History[0].Error, "does not come to an end") {
+		t.Errorf("%+v", j.History)
+	}
+	want(t, authority, map[ca.Kind]int{ca.Order: 2})
 }
 
 // The holder dies while the CA is at it; the next one waits for the same order.

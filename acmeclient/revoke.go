@@ -40,8 +40,9 @@ var reasons = map[string]acme.CRLReasonCode{
 
 // Revoke has the CA revoke the certificate in force for name, for one of the reasons of RFC 5280 5.3.1 ("": unspecified),
 // and returns its serial, in lower-case hex. From then on another one is due, with another key; Obtain with Renew asks for
-// it by name. To repeat it is harmless, and right when the answer was lost.
-func (c *Client) Revoke(ctx context.Context, name, reason string) (serial string, err error) {
+// it by name. meant is the serial of the one to revoke, "" for whichever is in force: to repeat that is harmless, and right when the
+// answer was lost, although its replacement may be in force by then.
+func (c *Client) Revoke(ctx context.Context, name, meant, reason string) (serial string, err error) {
 	w, err := c.worker(name)
 	if err != nil {
 		return "", err
@@ -58,14 +59,24 @@ func (c *Client) Revoke(ctx context.Context, name, reason string) (serial string
 		return "", err
 	}
 	defer leave()
+	ctx, release := s.within(ctx)
+	defer release()
+	if done, err := c.revocations(name); err == nil && !done.of(meant).IsZero() {
+		return meant, nil
+	}
 	held, err := c.cfg.Fleet.Held(name)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("reading the certificate in force: %w", err)
 	case held == nil || held.Placeholder:
 		return "", fmt.Errorf("there is no certificate of %s to revoke", name)
+	case meant != "" && meant != held.Leaf.SerialNumber.Text(16):
+		return "", fmt.Errorf("the certificate of %s with serial %s is no longer in force, serial %s is: nothing is revoked; again to revoke that one", name, meant, held.Leaf.SerialNumber.Text(16))
 	}
 	if err := s.revoke(ctx, held.Leaf.Raw, code); err != nil {
+		if s.ctx.Err() != nil {
+			return "", ErrNotActing
+		}
 		if isProblem(err, "unauthorized") {
 			err = fmt.Errorf("%w; the account of this fleet may revoke only what it ordered, or names that it has proven lately: certswarm cert issue, then again", err)
 		}
@@ -96,20 +107,21 @@ func (s *session) revoke(ctx context.Context, leaf []byte, code acme.CRLReasonCo
 	if err != nil {
 		return err
 	}
-	if err := s.permit(ctx); err != nil {
+	permitted, err := s.permit(ctx)
+	if err != nil {
 		return err
 	}
-	err = client.RevokeCert(ctx, nil, leaf, code)
+	err = client.RevokeCert(permitted, nil, leaf, code)
 	if !isProblem(err, "accountDoesNotExist") {
 		return err
 	}
 	if client, err = s.connect(ctx, string(client.KID)); err != nil {
 		return err
 	}
-	if err := s.permit(ctx); err != nil {
+	if permitted, err = s.permit(ctx); err != nil {
 		return err
 	}
-	return client.RevokeCert(ctx, nil, leaf, code)
+	return client.RevokeCert(permitted, nil, leaf, code)
 }
 
 // revocations returns what was revoked of name.

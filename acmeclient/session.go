@@ -12,12 +12,19 @@ type session struct {
 	ctx       context.Context // ends with the tenure
 	client    *Client
 	authority Authority
-	directory string      // URL of the CA's
-	nonces    chan string // of that CA, good for one signed request each: CAs allow far fewer requests for nonces than others
+	directory string       // URL of the CA's
+	count     func() error // asked before each newOrder; nil: it need not be
+	nonces    chan string  // of that CA, good for one signed request each: CAs allow far fewer requests for nonces than others
 }
 
-// permit is asked immediately before each call to the CA that cannot be taken back.
-func (s *session) permit(ctx context.Context) error {
+// permit is asked before each call to the CA that cannot be taken back, which is then made with the context it returns: whatever
+// is waited for in between (the directory, a nonce, a place among the requests), the question is put again as the request leaves.
+func (s *session) permit(ctx context.Context) (context.Context, error) {
+	ask := func() error { return s.mayAct(ctx) }
+	return withRight(ctx, ask), ask()
+}
+
+func (s *session) mayAct(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", errNoAuthority, context.Cause(ctx))
 	}
@@ -46,6 +53,16 @@ func (s *session) saveJSON(ctx context.Context, path string, value any) error {
 		if pause(ctx, wait) != nil {
 			return fmt.Errorf("%w before %s was on a majority of the issuers: %w", errNoAuthority, path, err)
 		}
+	}
+}
+
+// within returns ctx that ends with the tenure too, whose cause is ErrNotActing then.
+func (s *session) within(ctx context.Context) (bound context.Context, release func()) {
+	bound, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.ctx, func() { cancel(ErrNotActing) })
+	return bound, func() {
+		stop()
+		cancel(nil)
 	}
 }
 

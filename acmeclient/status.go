@@ -71,7 +71,11 @@ func (w *worker) snapshot() Status {
 	acting, status := w.acting, w.status
 	w.mu.Unlock()
 	if !acting {
-		j := w.load()
+		j, err := w.read()
+		if err != nil {
+			w.client.cfg.Log.Error("journal", "name", w.cert.Name, "err", err)
+		}
+		j.declare(w.cert.declaration(), time.Now().UTC())
 		p, _ := w.plan(j, time.Now())
 		status = w.statusOf(j, p)
 		status.NextAttempt = time.Time{} // it is not planned here

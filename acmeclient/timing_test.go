@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"certswarm/testnet/ca"
 )
 
 // These tests run in virtual time: what is measured is exact.
@@ -186,6 +188,7 @@ func TestPollIsBounded(t *testing.T) {
 		"the CA asks for more time":        {asked: 20 * time.Second, settles: time.Minute, min: 4, max: 4},
 		"the CA asks for hardly any":       {asked: time.Nanosecond, settles: time.Minute, min: 55, max: 65},
 		"never settled":                    {min: 290, max: 310, wantErr: true},
+		"the CA asks for a year":           {asked: 366 * day, settles: time.Minute, min: 1, max: 1, wantErr: true},
 		"the CA asks for more than we are": {asked: time.Hour, settles: time.Minute, min: 1, max: 1, wantErr: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -199,8 +202,8 @@ func TestPollIsBounded(t *testing.T) {
 				if polls < c.min || polls > c.max || (err != nil) != c.wantErr || time.Since(began) > pollLimit {
 					t.Errorf("%d polls in %v: %v", polls, time.Since(began), err)
 				}
-				if f := diagnose(err, time.Now()); err != nil && f.until.Before(began.Add(c.asked)) {
-					t.Errorf("the CA's wish is forgotten: %v", f.until)
+				if f := diagnose(err, time.Now()); err != nil && (f.until.Before(began.Add(min(c.asked, pollWish))) || f.until.After(began.Add(pollLimit+pollWish))) {
+					t.Errorf("the CA's wish is forgotten, or taken for an order: %v", f.until)
 				}
 			})
 		})
@@ -274,6 +277,82 @@ func TestRunWaitsForWhoeverActsBesideTheWorkers(t *testing.T) {
 		<-r.done
 		if _, _, err := r.enter(r.cfg.Directory); !errors.Is(err, ErrNotActing) {
 			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
+// Who counts orders is not asked to while none can be sent, and is asked before one is.
+func TestAnOrderIsCountedBeforeItIsSentAndNotSooner(t *testing.T) {
+	t.Run("the CA cannot be reached", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, err := New(deadConfig(newMemFleet(), new(deadCA)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				if err := c.RunOne(t.Context(), tenure{ctx: t.Context()}, www, func() error { t.Error("counted"); return nil }); err == nil {
+					t.Error("no error")
+				}
+			}
+		})
+	})
+	t.Run("the disk is full at first", func(t *testing.T) {
+		t.Parallel()
+		ctx := fuse(t)
+		m := newMemFleet().serving(t)
+		authority := startCA(t, m, nil)
+		c, err := New(configFor(m, authority))
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted := 0
+		err = c.RunOne(ctx, tenure{ctx: ctx}, www, func() error {
+			counted++
+			want(t, authority, map[ca.Kind]int{ca.Order: 0})
+			if counted == 1 {
+				return errors.New("no space left on device")
+			}
+			return nil
+		})
+		if err != nil || counted != 2 {
+			t.Errorf("asked %d times: %v", counted, err)
+		}
+		want(t, authority, map[ca.Kind]int{ca.Order: 1, ca.Issued: 1})
+	})
+}
+
+// Near its end a tenure begins nothing new: what is asked for then is not promised, and waits, or hears that the tenure is over.
+func TestNothingIsPromisedThatMayNotBegin(t *testing.T) {
+	publicOf(t, ECDSAP256)
+	synctest.Test(t, func(t *testing.T) {
+		m, d := newMemFleet(), new(deadCA)
+		m.held[www] = heldNow(t, 90*day)
+		from := time.Now().Add(time.Minute)
+		begin := func() error {
+			if time.Now().Before(from) {
+				return errors.New("the lease is about to end")
+			}
+			return nil
+		}
+		r := start(t, deadConfig(m, d), tenure{ctx: t.Context(), begin: begin})
+		synctest.Wait()
+		ticket, err := r.Obtain(t.Context(), www, Request{Renew: true})
+		if late := time.Since(from); err != nil || late < 0 || late > 2*time.Second {
+			t.Errorf("promised %v after it might begin: %v", late, err)
+		}
+		synctest.Wait()
+		if a := m.journalOf(t, www).Attempt; a == nil || a.ID != ticket.Attempt {
+			t.Errorf("%s was promised, and %+v begun", ticket.Attempt, a)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemFleet()
+		m.held[www] = heldNow(t, 90*day)
+		r := start(t, deadConfig(m, new(deadCA)), tenure{ctx: t.Context(), begin: func() error { return errors.New("the lease is about to end") }})
+		synctest.Wait()
+		time.AfterFunc(10*time.Second, r.end)
+		if ticket, err := r.Obtain(t.Context(), www, Request{Renew: true}); !errors.Is(err, ErrNotActing) {
+			t.Errorf("promised %+v, %v", ticket, err)
 		}
 	})
 }

@@ -33,8 +33,9 @@ type edge struct {
 }
 
 type (
-	waitKey struct{} // *time.Duration: receives the Retry-After of the answer
-	onlyKey struct{} // string: the one URL that may be posted to
+	waitKey  struct{} // *time.Duration: receives the Retry-After of the answer
+	onlyKey  struct{} // string: the one URL that may be posted to
+	rightKey struct{} // func() error: asked as a POST leaves, which its error stops
 )
 
 // errFenced is the answer to a request that the library made of its own accord.
@@ -48,6 +49,11 @@ func withWait(ctx context.Context, wait *time.Duration) context.Context {
 // withOnly lets nothing be posted but to url.
 func withOnly(ctx context.Context, url string) context.Context {
 	return context.WithValue(ctx, onlyKey{}, url)
+}
+
+// withRight lets nothing be posted that ask has an error for.
+func withRight(ctx context.Context, ask func() error) context.Context {
+	return context.WithValue(ctx, rightKey{}, ask)
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -67,6 +73,14 @@ func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 			_ = req.Body.Close()
 		}
 		return nil, context.Cause(ctx)
+	}
+	if ask, ok := ctx.Value(rightKey{}).(func() error); ok && req.Method == http.MethodPost {
+		if err := ask(); err != nil {
+			if req.Body != nil {
+				_ = req.Body.Close()
+			}
+			return nil, err
+		}
 	}
 	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
 	answer, err := e.next.RoundTrip(req.WithContext(bounded))

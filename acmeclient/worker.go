@@ -1,6 +1,7 @@
 package acmeclient
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -18,17 +19,18 @@ type worker struct {
 	cert   Certificate
 	path   string        // of its journal
 	nudged chan struct{} // buffered; says that queue, or what a plan is made of, changed
-	stage  sync.Mutex    // held during a rehearsal
+	stage  chan struct{} // holds one during a rehearsal
 
 	mu     sync.Mutex
 	acting bool    // run is active; guarded by mu, as all below
 	busy   string  // id of the attempt under way
 	queue  []asked // while not busy
 	status Status
+	unread time.Time // since when the journal could not be read; zero: it could
 }
 
 func newWorker(c *Client, cert Certificate) *worker {
-	return &worker{client: c, cert: cert, path: journalPath(cert.Name), nudged: make(chan struct{}, 1), status: Status{Name: cert.Name, State: StateNone}}
+	return &worker{client: c, cert: cert, path: journalPath(cert.Name), nudged: make(chan struct{}, 1), stage: make(chan struct{}, 1), status: Status{Name: cert.Name, State: StateNone}}
 }
 
 // reconsider bounds how long a plan is trusted: the certificate may be replaced by others, and timers stand still while a
@@ -44,7 +46,11 @@ func (w *worker) run(ctx context.Context, s *session) {
 	w.strikeOld(s)
 
 	for ctx.Err() == nil {
-		j := w.load()
+		j, err := w.load()
+		if err != nil {
+			w.rest(ctx, err)
+			continue
+		}
 		w.cleanUp(ctx, s, j)
 		p, err := w.plan(j, time.Now())
 		if !p.ask.IsZero() && !time.Now().Before(p.ask) && time.Now().Before(p.at) {
@@ -56,7 +62,7 @@ func (w *worker) run(ctx context.Context, s *session) {
 		}
 		w.showPlan(j, p)
 		if requests, begin := w.wait(ctx, j, p); begin {
-			w.attempt(ctx, s, j, p, requests)
+			_ = w.attempt(ctx, s, j, p, requests) // what comes of it is seen in the next round
 		}
 	}
 }
@@ -67,7 +73,10 @@ func (w *worker) once(ctx context.Context, s *session) error {
 	w.acting = true
 	w.mu.Unlock()
 	defer w.stop()
-	j := w.load()
+	j, err := w.load()
+	if err != nil {
+		return err
+	}
 	if now := time.Now(); j.RetryAfter.After(now) {
 		return &Refusal{Code: CodeRateLimited, Until: j.RetryAfter, Text: "the CA asked to be left alone"}
 	}
@@ -75,14 +84,14 @@ func (w *worker) once(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	w.attempt(ctx, s, j, p, nil)
+	err = w.attempt(ctx, s, j, p, nil)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case err != nil:
+		return err
 	case j.LastError != "":
 		return errors.New(j.LastError)
-	case j.Attempt != nil:
-		return fmt.Errorf("%w after %s", errNoAuthority, j.Attempt.Step)
 	}
 	return nil
 }
@@ -105,14 +114,56 @@ func (w *worker) read() (*journal, error) {
 	return decodeJournal(w.cert.Name, content, err)
 }
 
-// load is read for what is wanted now.
-func (w *worker) load() *journal {
+// load is read for what is wanted now. To begin a journal anew forgets an order under way, and what counts against the budget: that is
+// done with a damaged one, and with one that cannot be read when the certificate cannot wait for it.
+func (w *worker) load() (*journal, error) {
 	j, err := w.read()
+	now := time.Now()
+	w.mu.Lock()
+	switch {
+	case err == nil:
+		w.unread = time.Time{}
+	case w.unread.IsZero():
+		w.unread = now
+	}
+	unread := w.unread
+	w.mu.Unlock()
 	if err != nil {
 		w.client.cfg.Log.Error("journal", "name", w.cert.Name, "err", err)
+		held, heldErr := w.held()
+		if !errors.Is(err, errDamaged) && (now.Sub(unread) < reconsider || heldErr != nil || !endsSoon(held, now)) {
+			return nil, err
+		}
 	}
-	j.declare(w.cert.declaration(), time.Now().UTC())
-	return j
+	j.declare(w.cert.declaration(), now.UTC())
+	return j, nil
+}
+
+// endsSoon reports whether nothing may delay the next certificate any more.
+func endsSoon(held *Held, now time.Time) bool {
+	if held == nil || held.Placeholder {
+		return true
+	}
+	life := held.Leaf.NotAfter.Sub(held.Leaf.NotBefore)
+	return held.Leaf.NotAfter.Sub(now) < life/time.Duration(DefaultPolicy().Emergency)
+}
+
+// rest waits for a journal that cannot be read. Whoever asks for something meanwhile is told why, and has it read again.
+func (w *worker) rest(ctx context.Context, err error) {
+	w.showPlan(&journal{LastError: err.Error(), LastCode: CodeWrite}, intention{at: time.Now().Add(time.Minute)})
+	timer := time.NewTimer(time.Minute)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-w.nudged:
+		w.mu.Lock()
+		for _, a := range w.queue {
+			a.answer <- answer{err: err}
+		}
+		w.queue = nil
+		w.mu.Unlock()
+	}
 }
 
 // save returns when a majority holds j.
@@ -224,11 +275,17 @@ func (w *worker) wait(ctx context.Context, j *journal, p intention) (requests []
 	}
 }
 
-// attempt performs the attempt that is due, or continues the one in the journal, and journals how it ended.
-func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intention, requests []asked) {
+// attempt performs the attempt that is due, or continues the one in the journal, and journals how it ended. Its error is that it did not
+// come to an end which could be journalled.
+func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intention, requests []asked) error {
 	id := newID()
 	if j.Attempt != nil {
 		id = j.Attempt.ID
+	} else if err := s.authority.Begin(); err != nil { // nothing is promised that may not begin
+		w.putBack(requests)
+		_ = pause(ctx, time.Second)
+		w.nudge()
+		return fmt.Errorf("%w: %w", errNoAuthority, err)
 	}
 	force := slices.ContainsFunc(requests, func(a asked) bool { return a.Force })
 	w.begin(id, requests)
@@ -241,12 +298,13 @@ func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intentio
 	}
 	if errors.Is(err, errNoAuthority) || ctx.Err() != nil {
 		_ = pause(ctx, time.Second) // the context is about to end; if it is not, authority may come back
-		return
+		return cmp.Or(err, context.Cause(ctx))
 	}
 	w.conclude(j, err, p.held, time.Now().UTC())
 	if err := w.save(ctx, s, j); err != nil && ctx.Err() == nil {
 		w.client.cfg.Log.Warn("journal", "name", w.cert.Name, "err", err)
 	}
+	return nil
 }
 
 // prepare brings the journal to where advance begins: a new intent, or an attempt whose barrier must be passed again
@@ -261,9 +319,6 @@ func (w *worker) prepare(ctx context.Context, i *issuance, id string, force bool
 		}
 		w.show(i.j)
 		return nil
-	}
-	if err := i.authority.Begin(); err != nil {
-		return fmt.Errorf("%w: %w", errNoAuthority, err)
 	}
 	reason := p.reason
 	if asked {
@@ -340,6 +395,13 @@ func (w *worker) begin(id string, requests []asked) {
 	w.status.Attempt, w.status.State, w.status.NextAttempt = id, StateIssuing, time.Time{}
 	w.mu.Unlock()
 	w.client.announce()
+}
+
+// putBack queues requests that were admitted again.
+func (w *worker) putBack(requests []asked) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = append(requests, w.queue...)
 }
 
 func (w *worker) end() {

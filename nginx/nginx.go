@@ -109,6 +109,14 @@ type Report struct {
 	Reloaded bool   // nginx was told to reload, and accepted
 }
 
+// Running reports whether the nginx in care runs; see Runner. One that is Disabled does.
+func (n *Nginx) Running(ctx context.Context) (bool, error) {
+	if n.config.Disabled {
+		return true, nil
+	}
+	return n.config.Run.Running(ctx)
+}
+
 // Verify asks every listener now, once, and returns what it shows for each want. What no server of this node uses
 // is left out. A want whose listeners cannot even be found has one observation without a listener.
 func (n *Nginx) Verify(ctx context.Context, wants []Want) []Served {

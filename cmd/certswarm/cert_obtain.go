@@ -94,9 +94,9 @@ func obtained(o control.Obtained) string {
 	switch {
 	case o.DryRun && o.Issued:
 		return fmt.Sprintf("%s: the dry run on %s came to a certificate (%s), which is thrown away; nothing in force was touched", name, node, which)
-	case o.InForce && o.Served:
+	case o.Unneeded && o.Served:
 		return fmt.Sprintf("%s: nothing to do, generation %d (%s) is good, not due, and served by every live node", name, o.Generation, which)
-	case o.InForce:
+	case o.Unneeded:
 		return fmt.Sprintf("%s: nothing to do, generation %d (%s) is good and not due", name, o.Generation, which)
 	case o.Served:
 		return fmt.Sprintf("%s: generation %d (%s) is served by every live node", name, o.Generation, which)
@@ -108,7 +108,7 @@ func obtained(o control.Obtained) string {
 
 // hint says how to go on after a command that did not wait.
 func hint(c *cli.Context, o control.Obtained) error {
-	if o.Served || o.InForce || o.DryRun && o.Issued {
+	if o.Served || o.Unneeded || o.DryRun && o.Issued {
 		return nil
 	}
 	_, err := fmt.Fprintf(c.App.ErrWriter, "what comes of it: certswarm cert history %s\n", printable(o.Name))

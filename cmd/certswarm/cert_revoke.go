@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -37,11 +38,14 @@ func revoke(c *cli.Context) error {
 	if !slices.Contains(control.Reasons(), reason) {
 		return fail(exitUsage, "--reason %s is none of %s", printable(reason), strings.Join(control.Reasons(), ", "))
 	}
+	g := globalsOf(c)
+	if _, err := g.dial().Attempts(c.Context, name); errors.Is(err, control.ErrUnknownCertificate) || errors.Is(err, control.ErrNoDaemon) {
+		return unanswered(err) // before a person is asked about what cannot be done
+	}
 	question := fmt.Sprintf("Revoke %s (reason %s)? It cannot be taken back. [y/N] ", printable(name), reason)
 	if !c.Bool("yes") && !confirmed(c.App.Reader, c.App.ErrWriter, question) {
 		return fail(1, "nothing was revoked; without a question: certswarm cert revoke --yes %s", printable(name))
 	}
-	g := globalsOf(c)
 	var done control.Revoked
 	err = followed(c, name, func(ctx context.Context, tell func(control.Progress)) error {
 		done, err = g.dial().Revoke(ctx, control.Revocation{Name: name, Reason: reason, NoWait: c.Bool("no-wait")}, tell)

@@ -30,7 +30,7 @@ func (d *scripted) Obtain(ctx context.Context, o control.Order, tell func(contro
 		<-ctx.Done()
 		return control.Obtained{}, ctx.Err()
 	case "good":
-		done.InForce = true
+		done.Unneeded = true
 	}
 	tell(control.Progress{Node: "fe2", Step: "ordered", Text: "the CA has accepted\x1b the order"})
 	return done, nil
@@ -43,6 +43,9 @@ func (d *scripted) Revoke(ctx context.Context, r control.Revocation, tell func(c
 
 func (d *scripted) Attempts(_ context.Context, name string) (control.Attempts, error) {
 	a := control.Attempts{Name: name}
+	if name == "ww.example.com" {
+		return a, fmt.Errorf("%w: ww.example.com; declared: www.example.com; did you mean www.example.com?", control.ErrUnknownCertificate)
+	}
 	if name == "www.example.com" {
 		at := func(seconds int64) control.Time { return control.At(time.Unix(1e9+seconds, 0)) }
 		epoch := fleet.Epoch{Generation: 1, Nonce: 2, Term: 3, Index: 4}
@@ -84,6 +87,7 @@ func TestCertCommands(t *testing.T) {
 		"cert revoke a":                                {1, "", "Revoke a (reason unspecified)? It cannot be taken back. [y/N] \ncertswarm: nothing was revoked; without a question: certswarm cert revoke --yes a"},
 		"cert revoke a --yes --reason boredom":         {2, "", "--reason boredom is none of unspecified, keyCompromise, "},
 		"cert revoke a --yes --reason certificateHold": {2, "", "is none of"},
+		"cert revoke ww.example.com":                   {1, "", "certswarm: no certificate is declared under that name: ww.example.com"},
 		"cert revoke ww.example.com --yes":             {1, "", "did you mean www.example.com?"},
 		"cert history www.example.com":                 {0, "2001-09-09T01:48:20Z  fe1, then fe2  1-0000000000000002.3.4  a rehearsal", ""},
 		"cert history www.example.com --no-color":      {0, "failed after ordered: the CA said", ""},

@@ -73,7 +73,7 @@ func (d *scripted) Verify(_ context.Context, name string) (control.Verification,
 }
 
 // serveControl runs d's control socket and returns its path.
-func serveControl(t *testing.T, d *scripted) string {
+func serveControl(t *testing.T, d control.Daemon) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "control.sock")
 	ln, err := control.Listen(socket)

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"fmt"
 	"io"
-	"strings"
 
 	"certswarm/internal/control"
 
@@ -23,8 +20,8 @@ func leaseCommand() *cli.Command {
 			{
 				Name:  "recover",
 				Usage: "rebuilds the lease when most of its voters are gone for good, or agrees to a peer list that drops most of them",
-				Description: "It shows where every node stands that can be reached, and asks. It is refused while any of them sees a leader,\n" +
-					"and on a node that has less of the state than another.",
+				Description: "It shows where every node stands that can be reached, and asks, but with --json. It is refused while any of them\n" +
+					"sees a leader, and on a node that has less of the state than another.",
 				Flags:  []cli.Flag{&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"}},
 				Action: recoverLease,
 			},
@@ -63,19 +60,16 @@ func recoverLease(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	what, done := "Rebuild the lease from this node alone? Only if the missing voters never come back", "the lease was rebuilt from this node: certswarm lease show"
-	if r.Confirm != "" {
-		what, done = "Agree that "+printable(r.Confirm)+"?", "the peer list is meant as it stands: certswarm lease show"
+	if r.Refused != "" {
+		return fail(1, "%s", printable(r.Refused))
 	}
-	if !c.Bool("yes") {
-		fmt.Fprintf(c.App.ErrWriter, "%s [y/N] ", what)
-		answer, err := bufio.NewReader(c.App.Reader).ReadString('\n')
-		if word := strings.ToLower(strings.TrimSpace(answer)); word != "y" && word != "yes" {
-			if err != nil {
-				fmt.Fprintln(c.App.ErrWriter)
-			}
-			return fail(1, "nothing was changed; without a question: certswarm lease recover --yes")
-		}
+	done := "the peer list is meant as it stands: certswarm lease show"
+	if r.Rebuilds {
+		done = "the lease was rebuilt from this node: certswarm lease show"
+	}
+	// Who reads JSON is no person.
+	if !c.Bool("yes") && (g.JSON || !confirmed(c.App.Reader, c.App.ErrWriter, "Agree that "+printable(r.Confirm)+"? [y/N] ")) {
+		return fail(1, "nothing was changed; without a question: certswarm lease recover --yes")
 	}
 	return command(c, done, func(ctx context.Context, daemon *control.Client) error { return daemon.RecoverLease(ctx) })
 }

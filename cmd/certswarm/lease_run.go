@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -46,7 +48,10 @@ func runUnderLease(c *cli.Context) error {
 		return fail(exitUsage, "lease run needs a program: certswarm lease run -- CMD")
 	}
 	path, err := exec.LookPath(argv[0])
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fail(exitNotStarted, "%v: %s is no program", err, argv[0])
+	case err != nil:
 		return fail(exitNotFound, "%v", err)
 	}
 	ctx, giveUp := context.WithCancel(c.Context)
@@ -74,7 +79,7 @@ func runUnderLease(c *cli.Context) error {
 		switch {
 		case err == nil, errors.As(err, &ran):
 			return err
-		case wait && ctx.Err() != nil:
+		case ctx.Err() != nil:
 			return fail(exitNotHeld, "interrupted before the lease was held here; %s was not run", argv[0])
 		case wait && (errors.Is(err, control.ErrNoDaemon) || errors.Is(err, control.ErrNotHeld)):
 		case errors.Is(err, control.ErrNoDaemon), errors.Is(err, control.ErrNotHeld):
@@ -94,8 +99,13 @@ func underRight(c *cli.Context, right context.Context, signals <-chan os.Signal,
 	program := exec.Command(path, argv[1:]...)
 	program.Args[0] = argv[0]
 	program.Stdin, program.Stdout, program.Stderr = os.Stdin, c.App.Writer, c.App.ErrWriter
-	// A process group of its own, so that all of it can be told to end; and on a terminal the one that is typed to.
-	program.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Foreground: ownsTerminal(os.Stdin), Ctty: int(os.Stdin.Fd())}
+	// A process group of its own, so that all of it can be told to end; and on a terminal the one that is typed to. Nobody could tell it
+	// any more if this process were killed: the kernel does, when the thread ends that began it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	program.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid: true, Foreground: ownsTerminal(os.Stdin), Ctty: int(os.Stdin.Fd()), Pdeathsig: syscall.SIGTERM,
+	}
 	if err := program.Start(); err != nil {
 		return fail(exitNotStarted, "%s cannot be run: %v", argv[0], err)
 	}

@@ -43,14 +43,21 @@ func renderLease(s control.Status, now time.Time, look look) string {
 
 // votersLine is who votes against the wish.
 func votersLine(l control.Lease) cell {
-	votes := 0
+	votes, connected := 0, 0
 	for _, v := range l.Voters {
-		if !v.Learner {
-			votes++
+		if v.Learner {
+			continue
+		}
+		votes++
+		if v.Connected {
+			connected++
 		}
 	}
 	line := text(fmt.Sprintf("%d of %d", votes, l.Wished))
-	if votes != l.Wished {
+	if connected != votes {
+		line.text += fmt.Sprintf(", %d connected", connected)
+	}
+	if votes != l.Wished || connected != votes {
 		line.paint = yellow
 	}
 	return line
@@ -81,6 +88,8 @@ func renderRecovery(r control.Recovery, look look) string {
 	for _, s := range r.Standings {
 		row := []cell{text(s.Node), text("-"), text("-"), text("-"), orDash(s.Leader)}
 		switch {
+		case !s.Reached:
+			row[1] = cell{"not reached", yellow}
 		case !s.Heard:
 			row[1] = cell{"has not answered yet", yellow}
 		case s.State:

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -82,7 +84,22 @@ func usageError(c *cli.Context, err error, _ bool) error {
 			what += "; did you mean " + near + "?"
 		}
 	}
+	if value, wrong := strings.CutPrefix(what, "invalid value "); wrong && (strings.HasSuffix(what, ": parse error") || strings.Contains(what, "time: ")) {
+		what = badValue(c, value)
+	}
 	return fail(exitUsage, "%s (see %s --help)", what, c.Command.HelpName)
+}
+
+// badValue says what to write instead of a value that a flag cannot take; said is the flag package's: "VALUE" for flag -NAME: WHY.
+func badValue(c *cli.Context, said string) string {
+	value, rest, _ := strings.Cut(said, " for flag -")
+	name, _, _ := strings.Cut(rest, ":")
+	for _, flag := range c.Command.Flags {
+		if _, span := flag.(*cli.DurationFlag); span && slices.Contains(flag.Names(), name) {
+			return fmt.Sprintf("--%s %s is no span of time: write 30s or 5m", name, value)
+		}
+	}
+	return fmt.Sprintf("--%s %s: that is no value for it", name, value)
 }
 
 // unknownCommand is the action of what has subcommands, when none of them was named.

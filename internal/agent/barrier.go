@@ -48,61 +48,6 @@ func (f *issuerFleet) epoch() fleet.Epoch {
 	return view.Epoch
 }
 
-// Save implements acmeclient.Fleet. Every issuer that is there must have it; and so that a holder which is cut off does not go on by itself, most
-// of them must be there where the lease is voted for. Of two issuers and a witness one is enough.
-func (f *issuerFleet) Save(ctx context.Context, path string, content []byte) error {
-	p, err := index.ParsePath(path)
-	if err != nil {
-		return err
-	}
-	receipt, err := f.private.Publish(f.epoch(), syncer.Write{Path: p, Data: content, Perm: 0o600})
-	if err != nil {
-		return err
-	}
-	return f.awaitMesh(ctx, receipt, func(have []fleet.NodeID) bool {
-		connected := func(id fleet.NodeID) bool { _, up := f.mesh.Session(id); return up || id == f.self.ID }
-		voted := f.elector.View().Engine == "raft" && f.glass.grant() == nil
-		return enoughHold(f.roster.Load().Issuers(), have, connected, voted)
-	})
-}
-
-// awaitMesh is Await on the private directory for what depends on who is connected, too: the directory knows nothing of that, and would
-// wait for ever for a node that died.
-func (f *issuerFleet) awaitMesh(ctx context.Context, receipt syncer.Receipt, enough func(have []fleet.NodeID) bool) error {
-	for {
-		changed := f.mesh.Changed()
-		round, stop := context.WithCancel(ctx)
-		var waker sync.WaitGroup
-		waker.Go(func() {
-			select {
-			case <-changed:
-			case <-round.Done():
-			}
-			stop()
-		})
-		err := f.private.Await(round, receipt, enough)
-		stop()
-		waker.Wait()
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
-// enoughHold is when a journal is saved.
-func enoughHold(issuers []fleet.Member, have []fleet.NodeID, connected func(fleet.NodeID) bool, voted bool) bool {
-	holding := 0
-	for _, m := range issuers {
-		switch {
-		case slices.Contains(have, m.ID):
-			holding++
-		case connected(m.ID):
-			return false
-		}
-	}
-	return !voted || len(issuers) < fewestVoters || holding > len(issuers)/2
-}
-
 func tokenPath(token string) (index.Path, error) {
 	if !nginx.ValidToken(token) {
 		return index.Path{}, fmt.Errorf("the CA's token %q is not base64url (RFC 8555 8.3)", token)
@@ -232,9 +177,10 @@ type challenge struct {
 
 // challengeAnswer is what came of it. Absent says that the node has no front-end which a CA could reach.
 type challengeAnswer struct {
-	Served bool   `json:"served"`
-	Absent bool   `json:"absent"`
-	Reason string `json:"reason"`
+	Served  bool   `json:"served"`
+	Absent  bool   `json:"absent"`
+	Reason  string `json:"reason"`
+	Address string `json:"address"` // that was asked: every node has its own
 }
 
 func (h *house) answerChallenge(ctx context.Context, _ fleet.NodeID, body []byte) ([]byte, error) {
@@ -250,15 +196,16 @@ func (h *house) tryChallenge(ctx context.Context, c challenge) challengeAnswer {
 	if h.cfg.ACME == nil {
 		return challengeAnswer{Absent: true}
 	}
+	address := h.cfg.ACME.HTTP01Address
 	fetcher := nginx.Fetcher{Dial: h.edges.Dial, UserAgent: "certswarm/" + h.version}
-	body, err := fetcher.Token(ctx, h.cfg.ACME.HTTP01Address, c.Host, c.Token)
+	body, err := fetcher.Token(ctx, address, c.Host, c.Token)
 	switch {
 	case err != nil && !h.cfg.Nginx.Enabled && errors.Is(err, syscall.ECONNREFUSED):
 		return challengeAnswer{Absent: true} // no nginx in its care, and nobody there
 	case err != nil:
-		return challengeAnswer{Reason: err.Error()}
+		return challengeAnswer{Reason: err.Error(), Address: address}
 	case !bytes.Equal(bytes.TrimSpace(body), []byte(c.KeyAuthorization)):
-		return challengeAnswer{Reason: fmt.Sprintf("http://%s/.well-known/acme-challenge/%s at %s answers something else", c.Host, c.Token, h.cfg.ACME.HTTP01Address)}
+		return challengeAnswer{Reason: fmt.Sprintf("http://%s/.well-known/acme-challenge/%s at %s answers something else", c.Host, c.Token, address), Address: address}
 	}
 	return challengeAnswer{Served: true}
 }
@@ -271,6 +218,7 @@ type blocked struct {
 
 type blockage struct {
 	host, node, reason string
+	token, address     string // what was asked for, and where; no address: the node could not be asked
 	since              time.Time
 }
 
@@ -343,6 +291,7 @@ func (h *house) challengeRound(ctx context.Context, tokens []acmeclient.Token) (
 		answer    challengeAnswer
 		connected bool
 		host      string
+		token     string
 		took      time.Duration
 	}
 	var asked []fleet.Member
@@ -358,7 +307,7 @@ func (h *house) challengeRound(ctx context.Context, tokens []acmeclient.Token) (
 			o := outcome{member: m, connected: true}
 			for _, t := range tokens {
 				c := challenge{Token: t.Token, Host: t.Host, KeyAuthorization: t.KeyAuthorization}
-				o.host = t.Host
+				o.host, o.token = t.Host, t.Token
 				if m.ID == h.self.ID {
 					o.answer = h.tryChallenge(ctx, c)
 				} else if err := h.ask(ctx, m.ID, callChallenge, c, &o.answer); err != nil {
@@ -378,40 +327,41 @@ func (h *house) challengeRound(ctx context.Context, tokens []acmeclient.Token) (
 		switch {
 		case o.answer.Served:
 			h.log.Info("a front-end serves the challenge", "node", o.member.Name, "took", o.took)
-			h.setBlocked(o.host, o.member.Name, "")
+			h.setBlocked(blockage{host: o.host, node: o.member.Name})
 		case o.answer.Absent:
-			h.setBlocked(o.host, o.member.Name, "")
+			h.setBlocked(blockage{host: o.host, node: o.member.Name})
 		case !o.connected:
 			unreachable = append(unreachable, o.member.Name)
-			h.setBlocked(o.host, o.member.Name, "")
+			h.setBlocked(blockage{host: o.host, node: o.member.Name})
 		default:
 			waiting++
-			h.setBlocked(o.host, o.member.Name, o.answer.Reason)
+			h.setBlocked(blockage{host: o.host, node: o.member.Name, reason: o.answer.Reason, token: o.token, address: o.answer.Address})
 		}
 	}
 	slices.Sort(unreachable)
 	return waiting, unreachable
 }
 
-func (h *house) setBlocked(host, node, reason string) {
+// setBlocked keeps what holds a barrier up; without a reason nothing does any more.
+func (h *house) setBlocked(b blockage) {
 	h.blocked.mu.Lock()
-	key := host + " " + node
+	key := b.host + " " + b.node
 	old, known := h.blocked.nodes[key]
-	switch {
-	case reason == "":
+	switch b.since = old.since; {
+	case b.reason == "":
 		delete(h.blocked.nodes, key)
 	case known:
-		old.reason = reason
-		h.blocked.nodes[key] = old
+		h.blocked.nodes[key] = b
 	default:
 		if h.blocked.nodes == nil {
 			h.blocked.nodes = map[string]blockage{}
 		}
-		h.blocked.nodes[key] = blockage{host, node, reason, time.Now()}
-		h.log.Warn("a front-end does not serve the challenge; the CA is not told before it does", "node", node, "host", host, "reason", reason)
+		b.since = time.Now()
+		h.blocked.nodes[key] = b
+		h.log.Warn("a front-end does not serve the challenge; the CA is not told before it does", "node", b.node, "host", b.host, "reason", b.reason)
 	}
 	h.blocked.mu.Unlock()
-	if known != (reason != "") {
+	if known != (b.reason != "") {
 		h.changed.fire()
 	}
 }

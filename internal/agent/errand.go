@@ -75,7 +75,7 @@ func (e *errand) run(ctx context.Context, h *house) error {
 		return e.rehearse(ctx, h)
 	}
 	for known := false; !known; {
-		if e.done.Attempt == "" && !e.done.InForce {
+		if e.done.Attempt == "" && !e.done.Unneeded {
 			if err := e.ask(ctx, h); err != nil {
 				return err
 			}
@@ -114,9 +114,9 @@ func (e *errand) ask(ctx context.Context, h *house) error {
 		return err
 	}
 	e.promised, e.done.Node = answer.Tenure, answer.Node
-	e.done.Attempt, e.done.Joined, e.done.InForce = answer.Answer.Attempt, answer.Answer.Joined, answer.Answer.InForce
+	e.done.Attempt, e.done.Joined, e.done.Unneeded = answer.Answer.Attempt, answer.Answer.Joined, answer.Answer.InForce
 	switch {
-	case e.done.InForce:
+	case e.done.Unneeded:
 		c := certificateNamed(h.status(), e.order.Name)
 		e.done.Issued, e.done.Serial, e.done.NotAfter, e.done.Generation = true, c.Serial, c.NotAfter, c.Generation
 		e.tell(control.Progress{Node: answer.Node, Text: "the certificate in force is good and not due: nothing is ordered"})
@@ -143,7 +143,7 @@ var milestones = []struct {
 // follow waits for the attempt to end, whoever holds the lease meanwhile; with NoWait for its order to be accepted. known is false when it was
 // lost with the holder that had promised it.
 func (e *errand) follow(ctx context.Context, h *house) (known bool, err error) {
-	if e.done.InForce {
+	if e.done.Unneeded {
 		return true, nil
 	}
 	for _, m := range milestones {
@@ -180,7 +180,7 @@ func (e *errand) awaitServed(ctx context.Context, h *house) error {
 		status := h.status()
 		c := certificateNamed(status, e.order.Name)
 		served, why := control.IsServed(status, e.order.Name)
-		switch current := e.done.InForce || c.Serial == e.done.Serial || c.NotAfter.After(e.done.NotAfter.Time); {
+		switch current := e.done.Unneeded || c.Serial == e.done.Serial || c.NotAfter.After(e.done.NotAfter.Time); {
 		case !current:
 			why = h.self.Name + " has not yet got the certificate"
 		case served:

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +27,8 @@ type glassCase struct {
 	mu     sync.Mutex
 	right  *lease.Grant         // guarded by mu: under which this node acts, nil while it does not
 	orders int                  // guarded by mu
-	broken map[string]time.Time // guarded by mu: by certificate
+	broken map[string]time.Time // guarded by mu: by certificate; when it was ordered
+	tried  map[string]time.Time // guarded by mu: by certificate; when the CA was last asked
 	asked  map[string]inquiry   // guarded by mu
 }
 
@@ -39,6 +41,7 @@ type inquiry struct {
 const (
 	glassLook   = time.Minute     // how often a case is looked at that nothing changes
 	glassShown  = time.Hour       // for how long a problem tells of an order
+	glassRetry  = 2 * time.Second // after what went wrong with an order
 	publicReach = 5 * time.Second // for a name's own server to answer
 )
 
@@ -224,13 +227,38 @@ func (h *house) breakGlass(ctx context.Context, name string, c rules.Case, why s
 		return
 	}
 	defer end()
-	h.log.Warn("BREAK-GLASS: a certificate is ordered without the lease", "certificate", name, "why", why, "silent_since", c.Silent, "not_after", c.NotAfter)
 	h.glass.mu.Lock()
-	h.glass.right, h.glass.broken[name] = &right, time.Now()
-	h.glass.orders++
+	h.glass.right = &right
+	if h.glass.tried == nil {
+		h.glass.tried = map[string]time.Time{}
+	}
+	h.glass.tried[name] = time.Now()
 	h.glass.mu.Unlock()
 	h.changed.fire()
-	err = h.acme.RunOne(ctx, right, name)
+	ordered := false
+	count := func() error {
+		if ordered { // what the first one spent is for all that becomes necessary under the same right
+			return nil
+		}
+		if err := h.glass.glass.Ordered(c.Names, time.Now()); err != nil {
+			return err
+		}
+		ordered = true
+		h.log.Warn("BREAK-GLASS: a certificate is ordered without the lease", "certificate", name, "why", why, "silent_since", c.Silent, "not_after", c.NotAfter)
+		h.glass.mu.Lock()
+		h.glass.broken[name] = time.Now()
+		h.glass.orders++
+		h.glass.mu.Unlock()
+		h.changed.fire()
+		return nil
+	}
+	for wait := glassRetry; ; wait = min(2*wait, glassLook) {
+		err = h.acme.RunOne(ctx, right, name, count)
+		// Before an order nothing is lost by looking at the case again; the order itself is worth the rest of the ten minutes.
+		if err == nil || !ordered || !h.underWay(name) || !pause(right.Context(), wait) {
+			break
+		}
+	}
 	h.glass.mu.Lock()
 	h.glass.right = nil
 	h.glass.mu.Unlock()
@@ -247,6 +275,11 @@ func (h *house) breakGlass(ctx context.Context, name string, c rules.Case, why s
 			}
 		}
 	}
+}
+
+// underWay reports whether an attempt has begun that another can continue.
+func (h *house) underWay(name string) bool {
+	return slices.ContainsFunc(h.acme.Snapshot(), func(s acmeclient.Status) bool { return s.Name == name && s.Step != "" })
 }
 
 // latestEpoch is the last tenure that anything here knows of.
@@ -267,7 +300,7 @@ func (g *glassCase) grant() *lease.Grant {
 	return g.right
 }
 
-// ordered is how often the glass was broken since the daemon started.
+// ordered is how often something was ordered behind the glass since the daemon started.
 func (g *glassCase) ordered() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -282,7 +315,12 @@ func (h *house) glassProblems() []control.Problem {
 	if h.store == nil {
 		return nil
 	}
+	nobody := h.elector.View().Holder.IsZero()
 	for _, cert := range h.store.declared {
+		if at := h.glass.tried[cert.Name]; nobody && !at.IsZero() && h.glass.broken[cert.Name].Before(at) && time.Since(at) < glassShown {
+			out = append(out, h.problem(control.BreakGlass, at, fmt.Sprintf("%s is asked for without the lease: nobody holds it, and the certificate would expire; nothing is ordered yet", cert.Name),
+				"the lease needs a majority of its voters; what keeps the CA from taking an order is in the log, and it is tried again each minute", "certswarm lease show"))
+		}
 		if at := h.glass.broken[cert.Name]; !at.IsZero() && time.Since(at) < glassShown {
 			out = append(out, h.problem(control.BreakGlass, at, fmt.Sprintf("%s was ordered without the lease: nobody held it, and the certificate would have expired", cert.Name),
 				"the lease needs a majority of its voters; an order like this is made once a day and twice a week at most", "certswarm lease show"))

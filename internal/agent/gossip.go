@@ -27,9 +27,11 @@ const (
 
 // report is what a node tells every other about itself, whenever it changes and every reportInterval.
 type report struct {
-	Serves       bool                        `json:"serves"` // an nginx is in its care
-	Holds        fleet.Epoch                 `json:"holds"`  // the epoch under which it holds the lease; zero: it does not
-	Engine       string                      `json:"engine"` // by which it does
+	Serves       bool                        `json:"serves"`           // an nginx is in its care
+	Holds        fleet.Epoch                 `json:"holds"`            // the epoch under which it holds the lease; zero: it does not
+	Elected      fleet.NodeID                `json:"elected,omitzero"` // whom the vote has made the holder, as far as this node knows; zero: nobody, or there is none
+	ElectedUnder fleet.Epoch                 `json:"elected_under"`
+	Obtains      bool                        `json:"obtains"` // certificates, while it holds the lease
 	Problems     []control.Problem           `json:"problems"`
 	Served       map[string][]control.Served `json:"served"`       // by certificate
 	Certificates map[string]obtaining        `json:"certificates"` // of the node that holds the lease
@@ -47,6 +49,8 @@ const (
 	reportInterval = 10 * time.Second
 	reportPause    = 50 * time.Millisecond // changes closer than this travel as one
 	callPatience   = 10 * time.Second
+
+	mostGeneration = 1 << 62 // of an epoch that is believed: above it there would soon be no later one
 )
 
 // reports is what the others said last.
@@ -148,11 +152,25 @@ func (h *house) converse(ctx context.Context, s *peer.Session, stream peer.Strea
 	}
 }
 
+// from is what a report says of the lease that its sender can know: only an issuer holds it, and who votes knows for whom.
+func (r report) from(role fleet.Role) report {
+	if role != fleet.Issuer || r.Holds.Generation > mostGeneration {
+		r.Holds = fleet.Epoch{}
+	}
+	if role != fleet.Issuer && role != fleet.Witness || r.ElectedUnder.Generation > mostGeneration {
+		r.Elected, r.ElectedUnder = fleet.NodeID{}, fleet.Epoch{}
+	}
+	return r
+}
+
 // takeReport keeps a peer's report, and what it says of the lease.
 func (h *house) takeReport(from fleet.NodeID, rep report) {
+	m, _ := h.roster.Load().ByID(from)
+	rep = rep.from(m.Role)
 	if !rep.Holds.IsZero() {
 		h.elector.Heard(from, rep.Holds)
 	}
+	h.elector.Voted(rep.Elected, rep.ElectedUnder)
 	h.reports.put(from, rep)
 	h.changed.fire()
 }

@@ -57,6 +57,7 @@ type house struct {
 	glass    *glassCase
 	voting   voting
 	blocked  blocked     // what the barrier waits for
+	unsaved  unsaved     // what an issuance waits for
 	mayAdopt atomic.Bool // it is known what the fleet has
 	left     atomic.Bool // for a house with another configuration: what its engines say no longer counts
 }
@@ -117,7 +118,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 		}
 		opened.add(h.http01.Close)
 	}
-	h.openOffice(roster)
+	h.openOffice(roster, past.lease)
 	if h.glass = past.glass; h.glass == nil {
 		h.glass = &glassCase{broken: map[string]time.Time{}, asked: map[string]inquiry{}}
 	}
@@ -136,6 +137,7 @@ type memory struct {
 	heard   map[fleet.NodeID]time.Time
 	reports *reports
 	events  *control.Chronicle
+	lease   lease.View
 }
 
 // firstMemory is that of a daemon which has just started.
@@ -145,7 +147,9 @@ func firstMemory(events *control.Chronicle) memory {
 
 // memory returns what a house whose run has ended leaves behind.
 func (h *house) memory() memory {
-	m := memory{started: h.started, glass: h.glass, heard: map[fleet.NodeID]time.Time{}, reports: h.reports, events: h.events}
+	m := memory{
+		started: h.started, glass: h.glass, heard: map[fleet.NodeID]time.Time{}, reports: h.reports, events: h.events, lease: h.elector.View(),
+	}
 	for _, p := range h.mesh.Peers() {
 		m.heard[p.ID] = p.LastHeard
 	}
@@ -371,26 +375,28 @@ func (h *house) run(ctx context.Context) error {
 
 // act is what the holder of the lease does, whenever this node is it.
 func (h *house) act(ctx context.Context) {
-	if h.acme == nil || !h.awaitSettled(ctx) || !pause(ctx, adoptTime) {
+	if h.acme == nil {
+		h.passOn(ctx)
+		return
+	}
+	if !h.awaitSettled(ctx) || !pause(ctx, adoptTime) {
 		return
 	}
 	for _, d := range h.syncer.Directories() {
 		h.elector.Saw(d.LatestEpoch())
 	}
+	waited := time.Now()
 	for {
 		grant, err := h.elector.Await(ctx)
 		if err != nil {
 			return
 		}
-		for h.votedElsewhere() { // its list is older than ours, or newer
-			if !pause(ctx, time.Second) {
-				return
-			}
-		}
 		h.log.Info("this node holds the lease", "epoch", grant.Epoch().String())
-		h.acting.Lock() // an order without the lease ends first
-		err = h.acme.Run(ctx, grant)
-		h.acting.Unlock()
+		if time.Since(waited) < time.Second || h.await(grant.Context(), h.informed) {
+			h.acting.Lock() // an order without the lease ends first
+			err = h.acme.Run(ctx, grant)
+			h.acting.Unlock()
+		}
 		if err != nil {
 			h.log.Error("certificates cannot be obtained", "error", err)
 		}
@@ -410,13 +416,16 @@ const settleTime = 8 * time.Second
 const adoptTime = 500 * time.Millisecond
 
 // awaitSettled waits until every issuer is connected and everything that the peers announced is here, or settleTime has passed.
-func (h *house) awaitSettled(ctx context.Context) bool {
+func (h *house) awaitSettled(ctx context.Context) bool { return h.await(ctx, h.settled) }
+
+// await waits until it is so, or settleTime has passed, and reports whether ctx goes on.
+func (h *house) await(ctx context.Context, so func() bool) bool {
 	limit := time.NewTimer(settleTime)
 	defer limit.Stop()
 	for {
 		changed := h.changed.wait()
-		if h.settled() {
-			return true
+		if so() {
+			return ctx.Err() == nil
 		}
 		select {
 		case <-ctx.Done():
@@ -429,16 +438,31 @@ func (h *house) awaitSettled(ctx context.Context) bool {
 }
 
 func (h *house) settled() bool {
+	return h.met() == len(h.roster.Load().Issuers()) && h.caughtUp()
+}
+
+// informed reports whether what the holder before this one saved must be here. Where the lease is voted for, most of the issuers had it
+// (judgeSave), so that most of them know; it is no use to wait for one that has died.
+func (h *house) informed() bool {
+	needed := len(h.roster.Load().Issuers())
+	if h.elector.View().Engine == "raft" && needed >= fewestVoters {
+		needed = needed/2 + 1
+	}
+	return h.met() >= needed && h.caughtUp()
+}
+
+// met returns how many issuers have told what they have, this one included.
+func (h *house) met() (n int) {
 	for _, m := range h.roster.Load().Issuers() {
-		if m.ID == h.self.ID {
-			continue
-		}
-		for _, d := range h.shared() {
-			if _, met := d.Status().Peers[m.ID]; !met {
-				return false
-			}
+		if m.ID == h.self.ID || !slices.ContainsFunc(h.shared(), func(d *syncer.Directory) bool { _, met := d.Status().Peers[m.ID]; return !met }) {
+			n++
 		}
 	}
+	return n
+}
+
+// caughtUp reports whether everything that the peers announced is here.
+func (h *house) caughtUp() bool {
 	for _, d := range h.shared() {
 		if state := d.Status().State; state == syncer.Behind || state == syncer.Joining {
 			return false

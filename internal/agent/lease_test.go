@@ -1,7 +1,11 @@
 package agent_test
 
 import (
+	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -123,6 +127,105 @@ func TestAThirdNodeBringsAVote(t *testing.T) {
 	})
 }
 
+// holders returns how many nodes may act this moment.
+func holders(f *testnet.Fleet, nodes int) (n int) {
+	for i := range nodes {
+		if f.Live(i) && f.Status(i).Lease.HeldHere {
+			n++
+		}
+	}
+	return n
+}
+
+// peerLine returns the line about a peer in a node's configuration.
+func peerLine(t *testing.T, f *testnet.Fleet, node int, peer string) string {
+	t.Helper()
+	yaml, err := os.ReadFile(filepath.Join(filepath.Dir(f.Path(node, "")), "certswarm.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return regexp.MustCompile("(?m)^  - .name: " + peer + ",.*\n").FindString(string(yaml))
+}
+
+// While a list that shrinks is rolled out, whoever was voted to acts, and nobody by the new list, even where there is no session to the
+// holder any more.
+func TestAListThatShrinksMakesNoSecondHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := testnet.New(t, testnet.Options{Nodes: 3})
+		f.Settle()
+		holder := voting(t, f, 3, 3, 5*time.Minute)
+		for ; holder == 0; holder = voting(t, f, 3, 3, 5*time.Minute) {
+			if err := f.Agent(0).ResignLease(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stays := 3 - holder
+		alone := func(span time.Duration) {
+			t.Helper()
+			for begun := time.Now(); time.Since(begun) < span; f.Advance(100 * time.Millisecond) {
+				if n := holders(f, 3); n > 1 {
+					t.Fatalf("%d nodes act %v after a list has changed", n, time.Since(begun))
+				}
+			}
+		}
+		drop := func(node int) {
+			t.Helper()
+			line := peerLine(t, f, node, fmt.Sprintf("fe%d", holder+1))
+			if err := reconfigure(t, f, node, line, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := f.Status(holder).Lease.Epoch
+		drop(0)
+		alone(90 * time.Second)
+		if l := f.Status(0).Lease; l.Engine != "static" || l.HeldHere || l.Epoch != before {
+			t.Errorf("fe1 has the new list, and the lease %+v", l)
+		}
+		if _, _, err := f.Agent(0).Right(t.Context(), false); err == nil {
+			t.Error("fe1 lets others act under the lease")
+		}
+		drop(stays)
+		alone(2 * leaseTTL)
+		f.Stop(holder)
+		if l := f.Status(0).Lease; !l.HeldHere || l.Epoch.Compare(before) <= 0 {
+			t.Errorf("when all have the new list fe1 has the lease %+v", l)
+		}
+	})
+}
+
+// A holder by the list alone stops as soon as it hears of one that was voted to.
+func TestAVoteEndsTheRightByTheList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := testnet.NewDown(t, testnet.Options{Nodes: 3, Config: func(node int, yaml string) string {
+			if node == 0 {
+				yaml += "lease: {engine: static}\n"
+			}
+			return yaml
+		}})
+		f.CutAll(0)
+		for i := range 3 {
+			f.Start(i)
+		}
+		taken(t, f, 3, 0, 5*time.Minute)
+		right, _, err := f.Agent(0).Right(t.Context(), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Heal()
+		f.Settle()
+		if right.Context().Err() == nil || holders(f, 3) != 1 || f.Status(0).Lease.HeldHere {
+			t.Errorf("fe1 still acts; it has the lease %+v", f.Status(0).Lease)
+		}
+		voted := f.Status(0).Lease.Epoch
+		f.Stop(1)
+		f.Stop(2)
+		f.Advance(2 * leaseTTL)
+		if l := f.Status(0).Lease; !l.HeldHere || l.Epoch.Compare(voted) <= 0 {
+			t.Errorf("without a vote fe1 has the lease %+v, and before it was %v", l, voted)
+		}
+	})
+}
+
 // counted is a CA that is not there, and counts who would have liked it to be.
 type counted struct{ requests *atomic.Int32 }
 
@@ -132,12 +235,12 @@ func (c counted) RoundTrip(r *http.Request) (*http.Response, error) {
 	return absent{}.RoundTrip(r)
 }
 
-// Who is on its own orders what would expire, loudly; of a pair it is the understudy.
+// Who is on its own asks for what would expire, loudly, and again while the CA cannot be reached; of a pair it is the understudy.
 func TestBreakGlass(t *testing.T) {
 	for name, c := range map[string]struct {
 		nodes, down int
 		lease       string
-		ordered     bool
+		asked       bool
 	}{
 		"of a pair":          {2, 1, "{}", true},
 		"of three":           {3, 2, "{}", true},
@@ -172,17 +275,20 @@ func TestBreakGlass(t *testing.T) {
 				time.Sleep(5 * time.Minute)
 				f.Advance(time.Second)
 				s := f.Status(alone)
-				if got := tells(s, control.BreakGlass, "www.example.com was ordered without the lease"); got != c.ordered {
-					t.Errorf("ordered without the lease: %v\n%+v", got, s.Problems)
+				if got := tells(s, control.BreakGlass, "www.example.com is asked for without the lease"); got != c.asked {
+					t.Errorf("asked for without the lease: %v\n%+v", got, s.Problems)
 				}
-				orders := f.Agent(alone).Counters()["certswarm_break_glass_orders_total"]
-				if orders != 0 != c.ordered || orders > 1 {
-					t.Errorf("%v orders without the lease", orders)
+				if orders := f.Agent(alone).Counters()["certswarm_break_glass_orders_total"]; orders != 0 {
+					t.Errorf("%v orders are counted at a CA that cannot be reached", orders)
+				}
+				const once = 10 // at most, requests in one attempt
+				if asked := requests.Load(); c.asked && asked <= once {
+					t.Errorf("the CA was asked %d times: it was not tried again", asked)
 				}
 				if !tells(s, control.NoLeaseHolder, "nobody holds the lease") {
 					t.Errorf("nothing says that nobody holds the lease: %+v", s.Problems)
 				}
-				if asked := requests.Load(); asked > 0 != c.ordered {
+				if asked := requests.Load(); asked > 0 != c.asked {
 					t.Errorf("the CA was asked %d times by whoever has no lease", asked)
 				}
 				f.Start(0) // a holder, or with it a majority

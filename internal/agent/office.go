@@ -28,7 +28,12 @@ func engineOf(wanted config.Engine, list fleet.Roster) config.Engine {
 
 // office is the lease as a house sees it, whatever engine is in it: a peer list that wants another one gets it without the
 // sessions, or anything else of the house, being given up.
+//
+// While lists are being replaced one after the other, some nodes may vote and others go by the list. The vote comes first: as long as it has
+// made somebody else the holder, the static engine does not run.
 type office struct {
+	self   fleet.NodeID
+	ttl    time.Duration
 	wanted config.Engine
 	build  func(config.Engine, fleet.Roster) lease.Elector
 	log    *slog.Logger
@@ -40,14 +45,26 @@ type office struct {
 	engine lease.Elector      // guarded by mu
 	retire context.CancelFunc // guarded by mu: ends engine; nil while Run does not run
 	moved  chan struct{}      // guarded by mu: closed when another engine takes over
+	vote   vote               // guarded by mu: the last word of one, for the static engine
+	before time.Time          // guarded by mu: when the engines before this one last had word of a holder
+}
+
+// vote is whom others have made the holder by one. The word is good for the ttl.
+type vote struct {
+	holder fleet.NodeID // zero: somebody, maybe
+	epoch  fleet.Epoch
+	at     time.Time
 }
 
 var _ lease.Elector = (*office)(nil)
 
 // openOffice makes the lease. Its engine knows of every epoch that is stamped on a file before it runs: what it grants is above them.
-func (h *house) openOffice(list fleet.Roster) {
+// last is how the house before this one saw it.
+func (h *house) openOffice(list fleet.Roster, last lease.View) {
 	ttl := time.Duration(h.cfg.Lease.TTL)
-	o := &office{wanted: h.cfg.Lease.Engine, log: h.log, news: newBroadcast(), roster: list, moved: make(chan struct{})}
+	o := &office{
+		self: h.self.ID, ttl: ttl, wanted: h.cfg.Lease.Engine, log: h.log, news: newBroadcast(), roster: list, moved: make(chan struct{}),
+	}
 	network := newCourier(h.mesh, ttl, rules.Tick(ttl), o.deliver, h.log)
 	o.build = func(kind config.Engine, list fleet.Roster) lease.Elector {
 		engine := lease.Elector(lease.NewStatic(h.self.ID, list, ttl, h.state))
@@ -63,6 +80,7 @@ func (h *house) openOffice(list fleet.Roster) {
 	}
 	o.kind = engineOf(o.wanted, list)
 	o.engine = o.build(o.kind, list)
+	o.inheritLocked(last)
 	h.elector = o
 }
 
@@ -72,12 +90,7 @@ func (o *office) Run(ctx context.Context) error {
 		tenure, retire := context.WithCancel(ctx)
 		o.mu.Lock()
 		if kind := engineOf(o.wanted, o.roster); kind != o.kind || !first {
-			last := o.engine.View().Epoch
-			o.log.Info("the peer list wants another engine for the lease", "before", string(o.kind), "now", string(kind))
-			o.kind, o.engine = kind, o.build(kind, o.roster)
-			o.engine.Saw(last)
-			close(o.moved)
-			o.moved = make(chan struct{})
+			o.replaceLocked(kind)
 		}
 		engine := o.engine
 		o.retire = retire
@@ -85,13 +98,92 @@ func (o *office) Run(ctx context.Context) error {
 
 		var follower sync.WaitGroup
 		follower.Go(func() { o.follow(tenure, engine) })
-		err := engine.Run(tenure)
+		var err error
+		if o.standAside(tenure) {
+			err = engine.Run(tenure)
+		}
 		retire()
 		follower.Wait()
 		if err != nil || ctx.Err() != nil {
 			return err
 		}
 	}
+}
+
+// replaceLocked has another engine take over from one that has ended, or never ran.
+func (o *office) replaceLocked(kind config.Engine) {
+	last := o.engine.View()
+	if kind != o.kind {
+		o.log.Info("the peer list wants another engine for the lease", "before", string(o.kind), "now", string(kind))
+	}
+	o.kind, o.engine = kind, o.build(kind, o.roster)
+	o.engine.Saw(last.Epoch)
+	o.engine.Saw(o.vote.epoch)
+	o.inheritLocked(last)
+	close(o.moved)
+	o.moved = make(chan struct{})
+}
+
+// inheritLocked takes over what the engine before this one knew. Whoever leaves a vote may be missed at once, and cannot know whom it makes the
+// holder then: by its list alone it acts when a right from there has run out.
+func (o *office) inheritLocked(last lease.View) {
+	if last.Renewed.After(o.before) {
+		o.before = last.Renewed
+	}
+	if last.Engine != "raft" || o.kind != config.EngineStatic || time.Since(last.Renewed) >= o.ttl {
+		return
+	}
+	o.vote = vote{at: time.Now()}
+	if last.Elected != o.self {
+		o.vote.holder, o.vote.epoch = last.Elected, last.ElectedUnder
+	}
+}
+
+// standAside waits until no vote has made somebody else the holder, and reports whether ctx goes on.
+func (o *office) standAside(ctx context.Context) bool {
+	for said := false; ; said = true {
+		o.mu.Lock()
+		left, v := o.asideLocked(), o.vote
+		o.mu.Unlock()
+		if left <= 0 {
+			o.news.fire()
+			return ctx.Err() == nil
+		}
+		if !said {
+			o.log.Info("nobody acts here by the peer list alone: others vote, or did a moment ago", "epoch", v.epoch.String())
+		}
+		if !pause(ctx, left) {
+			return false
+		}
+	}
+}
+
+// asideLocked returns for how long the list alone makes nobody the holder.
+func (o *office) asideLocked() time.Duration {
+	if o.kind != config.EngineStatic {
+		return 0
+	}
+	return o.ttl - time.Since(o.vote.at)
+}
+
+// Voted takes a voter's word for whom the vote has made the holder.
+func (o *office) Voted(holder fleet.NodeID, epoch fleet.Epoch) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if holder.IsZero() || holder == o.self || o.kind != config.EngineStatic {
+		return
+	}
+	heeded := o.asideLocked() > 0
+	if heeded && epoch.Compare(o.vote.epoch) < 0 {
+		return // it has not heard yet
+	}
+	o.vote = vote{holder, epoch, time.Now()}
+	o.before = o.vote.at
+	o.engine.Saw(epoch)
+	if !heeded && o.retire != nil {
+		o.retire()
+	}
+	o.news.fire()
 }
 
 // follow passes on that an engine may tell something else.
@@ -159,8 +251,16 @@ func (o *office) SetRoster(roster fleet.Roster) {
 
 // View implements lease.Elector.
 func (o *office) View() lease.View {
-	engine, _ := o.current()
-	return engine.View()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	v := o.engine.View()
+	if v.Renewed.Before(o.before) {
+		v.Renewed = o.before
+	}
+	if o.asideLocked() > 0 && (v.HeldHere || !o.vote.holder.IsZero()) {
+		v.HeldHere, v.Holder, v.Epoch = false, o.vote.holder, o.vote.epoch
+	}
+	return v
 }
 
 // Changed implements lease.Elector.
@@ -190,6 +290,12 @@ func (o *office) Standings(ctx context.Context) ([]lease.Standing, error) {
 	return engine.Standings(ctx)
 }
 
+// MayRecover implements lease.Elector.
+func (o *office) MayRecover(ctx context.Context) error {
+	engine, _ := o.current()
+	return engine.MayRecover(ctx)
+}
+
 // Recover implements lease.Elector.
 func (o *office) Recover(ctx context.Context) error {
 	engine, _ := o.current()
@@ -200,18 +306,4 @@ func (o *office) Recover(ctx context.Context) error {
 func (o *office) Confirm(ctx context.Context) error {
 	engine, _ := o.current()
 	return engine.Confirm(ctx)
-}
-
-// votedElsewhere reports whether this node holds the lease by its peer list alone while somebody who is connected was voted to: while lists are
-// being replaced one after the other, the vote comes first.
-func (h *house) votedElsewhere() bool {
-	if h.elector.View().Engine != "static" {
-		return false
-	}
-	for _, s := range h.mesh.Sessions() {
-		if rep, _ := h.reports.get(s.Peer()); !rep.Holds.IsZero() && rep.Engine == "raft" {
-			return true
-		}
-	}
-	return false
 }

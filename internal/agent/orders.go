@@ -19,7 +19,7 @@ var (
 	obtainDesk   = desk[obtainQuestion, obtainAnswer]{"cert-obtain", (*house).serveObtain}
 	attemptDesk  = desk[attemptQuestion, attemptAnswer]{"cert-attempt", (*house).serveAttempt}
 	rehearseDesk = desk[string, control.Attempt]{"cert-rehearse", (*house).serveRehearsal}
-	revokeDesk   = desk[control.Revocation, string]{"cert-revoke", (*house).serveRevocation}
+	revokeDesk   = desk[revokeQuestion, string]{"cert-revoke", (*house).serveRevocation}
 )
 
 // callHistory asks an issuer, whether it holds the lease or not, what was tried for a certificate: name -> []control.Attempt.
@@ -55,6 +55,11 @@ type obtainQuestion struct {
 type obtainAnswer struct {
 	acmeclient.Ticket
 	InForce bool `json:"in_force"` // nothing needs doing, and there is no ticket
+}
+
+type revokeQuestion struct {
+	control.Revocation
+	Serial string `json:"serial"` // of the certificate that is meant; "": whichever is in force
 }
 
 // attemptQuestion asks to be told when an attempt has taken a step, or StepOver.
@@ -111,23 +116,26 @@ func (h *house) serveAttempt(ctx context.Context, _ fleet.NodeID, q attemptQuest
 		step = acmeclient.StepVerified
 	}
 	o, err := h.acme.Await(ctx, q.Name, q.Attempt, step)
-	for err == nil && q.Step == stepOver && o.Ended.IsZero() {
-		if !pause(ctx, overPause) {
-			return attemptAnswer{}, context.Cause(ctx)
+	for err == nil && q.Step == stepOver {
+		told, lease := h.acme.Changed(), h.elector.Changed()
+		if o, _ = h.attemptHere(q.Name, q.Attempt); !o.Ended.IsZero() {
+			break
 		}
 		if !h.elector.View().HeldHere {
 			return attemptAnswer{}, acmeclient.ErrNotActing
 		}
-		o, _ = h.attemptHere(q.Name, q.Attempt)
+		select {
+		case <-told:
+		case <-lease:
+		case <-ctx.Done():
+			return attemptAnswer{}, context.Cause(ctx)
+		}
 	}
 	if err != nil && !errors.Is(err, acmeclient.ErrNotActing) {
 		err = h.triedAgain(q.Name, err)
 	}
 	return attemptAnswer{Attempt: attemptOf(o)}, err
 }
-
-// overPause is how long the last word on an attempt takes to be journalled, more or less.
-const overPause = 20 * time.Millisecond
 
 // attemptHere returns what the journal, as it is known here, has of an attempt.
 func (h *house) attemptHere(name, id string) (o acmeclient.Outcome, known bool) {
@@ -154,11 +162,11 @@ func (h *house) serveRehearsal(ctx context.Context, _ fleet.NodeID, name string)
 	return attemptOf(o), err
 }
 
-func (h *house) serveRevocation(ctx context.Context, from fleet.NodeID, r control.Revocation) (string, error) {
+func (h *house) serveRevocation(ctx context.Context, from fleet.NodeID, r revokeQuestion) (string, error) {
 	if err := h.onlyIssuers(from, "have a certificate revoked"); err != nil {
 		return "", err
 	}
-	serial, err := h.acme.Revoke(ctx, r.Name, r.Reason)
+	serial, err := h.acme.Revoke(ctx, r.Name, r.Serial, r.Reason)
 	if err == nil {
 		h.log.Warn("a certificate is revoked", "certificate", r.Name, "serial", serial, "reason", r.Reason, "by", h.name(from))
 	}
@@ -228,6 +236,7 @@ func (a *Agent) Obtain(ctx context.Context, o control.Order, tell func(control.P
 func (a *Agent) Revoke(ctx context.Context, r control.Revocation, tell func(control.Progress)) (control.Revoked, error) {
 	done := control.Revoked{Name: r.Name, Reason: r.Reason}
 	e := errand{order: control.Order{Name: r.Name, Renew: true, Force: true, NoWait: r.NoWait}, tell: once(tell)}
+	question := revokeQuestion{Revocation: r} // the same however often it must be asked: its replacement is not meant
 	err := a.inHouse(ctx, func(h *house) error {
 		if _, err := h.declared(r.Name); err != nil {
 			return err
@@ -236,7 +245,10 @@ func (a *Agent) Revoke(ctx context.Context, r control.Revocation, tell func(cont
 			return err
 		}
 		if done.Serial == "" {
-			revoked, err := askHolder(ctx, h, revokeDesk, r, false, e.tell)
+			if held, err := h.store.heldFor(r.Name); question.Serial == "" && err == nil && held != nil && !held.Placeholder {
+				question.Serial = held.Leaf.SerialNumber.Text(16)
+			}
+			revoked, err := askHolder(ctx, h, revokeDesk, question, false, e.tell)
 			if err != nil {
 				return err
 			}

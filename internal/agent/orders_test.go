@@ -105,7 +105,7 @@ func TestCertificatesAreAskedForOnAnyNode(t *testing.T) {
 		}
 		for node := range 3 {
 			done, err := ask(node, control.Order{})
-			want := control.Obtained{Name: www, Node: "fe1", InForce: true, Issued: true, Served: true, Serial: "10", Generation: 1, NotAfter: done.NotAfter}
+			want := control.Obtained{Name: www, Node: "fe1", Unneeded: true, Issued: true, Served: true, Serial: "10", Generation: 1, NotAfter: done.NotAfter}
 			if err != nil || done != want || done.NotAfter.IsZero() {
 				t.Errorf("on fe%d, with a good one in force: %+v, %v", node+1, done, err)
 			}

@@ -3,7 +3,10 @@ package agent
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"certswarm/internal/control"
@@ -36,6 +39,7 @@ func (h *house) problemsHere() []control.Problem {
 	}
 	out = append(out, h.nginxProblems()...)
 	out = append(out, h.obtainingProblems()...)
+	out = append(out, h.unsavedProblems()...)
 	out = append(out, h.barrierProblems()...)
 	out = append(out, h.refusalProblems()...)
 	out = append(out, h.votingProblems()...)
@@ -124,13 +128,25 @@ func (h *house) barrierProblems() []control.Problem {
 	for _, b := range h.blocked.nodes {
 		p := h.problem(control.ChallengeNotServed, b.since,
 			fmt.Sprintf("%s does not serve the challenge for %s: %s", b.node, b.host, b.reason),
-			"the CA is not told to look before every reachable front-end serves it",
-			fmt.Sprintf("on %s: curl -i -H 'Host: %s' http://%s/.well-known/acme-challenge/", b.node, b.host, h.cfg.ACME.HTTP01Address))
+			"the CA is not told to look before every reachable front-end serves it", b.next())
 		p.Node = b.node
 		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b control.Problem) int { return cmp.Compare(a.Text, b.Text) })
 	return out
+}
+
+// next asks as the node did that does not serve. Its address comes from that node, and is to be pasted into a shell.
+func (b blockage) next() string {
+	host, port, err := net.SplitHostPort(b.address)
+	if _, noPort := strconv.ParseUint(port, 10, 16); err != nil || noPort != nil || strings.ContainsFunc(host, notInHost) {
+		return fmt.Sprintf("on %s: journalctl -u certswarm -n 50", b.node)
+	}
+	return fmt.Sprintf("on %s: curl -i -H 'Host: %s' http://%s/.well-known/acme-challenge/%s", b.node, b.host, b.address, b.token)
+}
+
+func notInHost(r rune) bool {
+	return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r != '.' && r != '-' && r != ':'
 }
 
 // refusalProblems names who knocked and was not let in.

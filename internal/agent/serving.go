@@ -108,7 +108,7 @@ func (f *findings) keepServedLocked(all []nginx.Served) {
 }
 
 const (
-	verifyOften  = 10 * time.Second // while something is not as it should be
+	verifyOften  = 10 * time.Second // whether nginx runs; and all of it while something is not as it should be
 	verifySeldom = 10 * time.Minute
 )
 
@@ -127,8 +127,14 @@ func (h *house) keepServing(ctx context.Context) {
 			h.findings.touch(nil)
 		}
 	})
+	h.keepLooking(ctx)
+}
+
+// keepLooking is keepServing's own part, until ctx ends.
+func (h *house) keepLooking(ctx context.Context) {
 	look := time.NewTimer(0)
 	defer look.Stop()
+	var looked time.Time
 	forced := time.Now()
 	for {
 		select {
@@ -137,18 +143,29 @@ func (h *house) keepServing(ctx context.Context) {
 		case <-h.findings.touched:
 			h.pursueWishes(true, false)
 		case <-look.C:
+			look.Reset(verifyOften)
+			down := h.isDown(ctx)
+			if !down && time.Since(looked) < verifySeldom && !h.findings.unwell() {
+				continue
+			}
+			looked = time.Now()
 			again := time.Since(forced) >= verifySeldom
 			if again {
-				forced = time.Now()
+				forced = looked
 			}
 			h.pursueWishes(false, again)
-			if h.lookAgain(ctx) {
-				look.Reset(verifyOften)
-			} else {
-				look.Reset(verifySeldom)
-			}
+			h.lookAgain(ctx, down)
 		}
 	}
+}
+
+// isDown reports whether the nginx in this node's care, if any, does not run.
+func (h *house) isDown(ctx context.Context) bool {
+	if !h.serves() {
+		return false
+	}
+	running, err := h.nginx.Running(ctx)
+	return (err != nil || !running) && ctx.Err() == nil
 }
 
 // pursueWishes notifies the keeper of every certificate whose live link is not what the fleet wishes, and adopts what was
@@ -195,16 +212,20 @@ func (h *house) adopt(c config.Certificate) {
 	h.log.Info("a certificate that was there already is adopted", "certificate", c.Name, "generation", generation)
 }
 
-// lookAgain handshakes with this node's listeners and keeps what they show. It reports whether something is not as it
-// should be. An nginx that went down, or came up, is the keeper's business: it says what is wrong, and what no longer is.
-func (h *house) lookAgain(ctx context.Context) (again bool) {
+// lookAgain handshakes with this node's listeners and keeps what they show. An nginx that went down, or came up, is the
+// keeper's business: it says what is wrong, and what no longer is.
+func (h *house) lookAgain(ctx context.Context, down bool) {
 	if !h.serves() {
-		return false
+		return
 	}
 	f := &h.findings
 	served := h.nginx.Verify(ctx, h.wants(""))
+	if ctx.Err() != nil {
+		return
+	}
 	f.mu.Lock()
-	notify := f.downLocked() || f.reachOtherwiseLocked(served)
+	notify := down || f.downLocked() || f.reachOtherwiseLocked(served)
+	clear(f.served) // of what no server uses any more, too
 	f.keepServedLocked(served)
 	f.dropMendedLocked(served)
 	f.mu.Unlock()
@@ -212,7 +233,18 @@ func (h *house) lookAgain(ctx context.Context) (again bool) {
 	if notify {
 		h.keeper.Notify()
 	}
-	return notify || slices.ContainsFunc(served, func(s nginx.Served) bool { return s.State != nginx.Current })
+}
+
+// unwell reports whether this node's nginx, when it was last seen, was not as it should be.
+func (f *findings) unwell() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, list := range f.served {
+		if slices.ContainsFunc(list, func(s nginx.Served) bool { return s.State != nginx.Current }) {
+			return true
+		}
+	}
+	return f.downLocked()
 }
 
 // dropMendedLocked ends the problem of certificates that every listener shows by now.
@@ -285,10 +317,17 @@ func (h *house) verifyHere(ctx context.Context, name string) []control.Result {
 			State: control.ServedState(s.State), Serial: s.Serial, Error: s.Detail,
 		})
 	}
+	if ctx.Err() != nil {
+		return results
+	}
 	h.findings.mu.Lock()
+	notify := h.findings.reachOtherwiseLocked(served)
 	h.findings.keepServedLocked(served)
 	h.findings.mu.Unlock()
 	h.changed.fire()
+	if notify { // the next look would find nothing new
+		h.keeper.Notify()
+	}
 	return results
 }
 

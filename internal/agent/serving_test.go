@@ -1,8 +1,21 @@
 package agent
 
 import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"certswarm/internal/agent/config"
+	"certswarm/internal/control"
 	"certswarm/nginx"
 )
 
@@ -27,4 +40,128 @@ func TestNotServedEndsWhenEveryListenerShowsTheCertificate(t *testing.T) {
 			t.Errorf("%s: still a problem: %v", name, still)
 		}
 	}
+}
+
+// frontEnd is an nginx that serves site with one certificate, as long as it is up.
+type frontEnd struct {
+	master, listens atomic.Bool
+	dump            string
+	pair            tls.Certificate
+}
+
+func (f *frontEnd) Running(context.Context) (bool, error) { return f.master.Load(), nil }
+func (f *frontEnd) Test(context.Context) (string, error)  { return f.dump, nil }
+func (f *frontEnd) Reload(context.Context) error          { return nil }
+func (f *frontEnd) up(is bool)                            { f.master.Store(is); f.listens.Store(is) }
+func (f *frontEnd) dial(_ context.Context, _, _ string) (net.Conn, error) {
+	if !f.listens.Load() {
+		return nil, syscall.ECONNREFUSED
+	}
+	client, server := net.Pipe()
+	go func() {
+		defer server.Close()
+		_ = tls.Server(server, &tls.Config{Certificates: []tls.Certificate{f.pair}}).Handshake() // the client says what it saw
+		_, _ = server.Read(make([]byte, 1))
+	}()
+	return client, nil
+}
+
+// watchedFrontEnd returns a house with an nginx in its care that serves what it should.
+func watchedFrontEnd(t *testing.T) (*house, *frontEnd) {
+	t.Helper()
+	l := openStore(t)
+	issue(t, l, 20*days)
+	root := l.dir.Root()
+	if err := root.ReplaceSymlink(liveDir+"/"+site, generationLink(site, 1)); err != nil {
+		t.Fatal(err)
+	}
+	live := filepath.Join(root.Dir(), liveDir, site)
+	f := &frontEnd{dump: fmt.Sprintf("# configuration file /etc/nginx/nginx.conf:\nhttp { server { listen 127.0.0.1:443 ssl; server_name %s; ssl_certificate %s/fullchain.pem; ssl_certificate_key %s/privkey.pem; } }\n", site, live, live)}
+	var err error
+	if f.pair, err = tls.LoadX509KeyPair(live+"/fullchain.pem", live+"/privkey.pem"); err != nil {
+		t.Fatal(err)
+	}
+	f.up(true)
+	h := &house{store: l, cfg: &config.Config{}, log: slog.New(slog.DiscardHandler), events: control.NewChronicle()}
+	h.self.Name, h.cfg.Nginx.Enabled, h.cfg.Nginx.Control = "fe1", true, config.ControlDirect
+	h.findings.init()
+	h.nginx = nginx.New(nginx.Config{Store: root, Run: f, Dial: f.dial})
+	return h, f
+}
+
+// look runs what looks after nginx while during does.
+func (h *house) look(t *testing.T, during func()) {
+	h.changed = newBroadcast()
+	h.keeper = nginx.NewKeeper(h.nginx, h.noteReport)
+	h.findings.init()
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { h.keeper.Run(ctx) })
+	running.Go(func() { h.keepLooking(ctx) })
+	during()
+	cancel()
+	running.Wait()
+}
+
+// found tells the codes of what is wrong with nginx, and how its only listener was last seen.
+func found(h *house) string {
+	codes := ""
+	for _, p := range h.nginxProblems() {
+		codes += string(p.Code) + " "
+	}
+	for _, s := range h.servedHere(site, nil) {
+		if s.State != control.Stale { // nil is no certificate that could be current
+			codes += string(s.State)
+		}
+	}
+	return codes
+}
+
+// An nginx that ends is said to be down within seconds, although all was well and nobody asks for a certificate; and one that came back is not.
+func TestAnNginxThatEndsIsNoticed(t *testing.T) {
+	for name, verify := range map[string]bool{"by itself": false, "after somebody verified": true} {
+		t.Run(name, func(t *testing.T) {
+			h, f := watchedFrontEnd(t)
+			synctest.Test(t, func(t *testing.T) {
+				h.look(t, func() {
+					for range 2 {
+						time.Sleep(time.Minute)
+						if got := found(h); got != "" {
+							t.Errorf("while it serves: %s", got)
+						}
+						f.up(false)
+						if verify {
+							h.verifyHere(t.Context(), "")
+						}
+						time.Sleep(15 * time.Second)
+						if got := found(h); got != "nginx-down unreachable" {
+							t.Errorf("15 s after it ended: %q", got)
+						}
+						f.up(true)
+					}
+				})
+			})
+		})
+	}
+}
+
+// A master that stays while nothing listens any more, as one does that ends gracefully, is a listener that does not serve.
+func TestAListenerThatAVerificationMissesIsSaid(t *testing.T) {
+	h, f := watchedFrontEnd(t)
+	synctest.Test(t, func(t *testing.T) {
+		h.look(t, func() {
+			time.Sleep(time.Minute)
+			f.listens.Store(false)
+			h.verifyHere(t.Context(), "")
+			time.Sleep(25 * time.Second) // what does not follow a reload gets its time
+			if got := found(h); got != "not-served unreachable" {
+				t.Errorf("%q", got)
+			}
+			f.listens.Store(true)
+			time.Sleep(15 * time.Second)
+			if got := found(h); got != "" {
+				t.Errorf("once it listens again: %q", got)
+			}
+		})
+	})
 }

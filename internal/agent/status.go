@@ -144,6 +144,7 @@ func (h *house) obtainingHere() map[string]obtaining {
 		return out
 	}
 	for _, s := range h.acme.Snapshot() {
+		s.LastError = cmp.Or(h.unsaved.holdsUp(s.Name), s.LastError)
 		out[s.Name] = obtaining{
 			State: s.State, NextAttempt: s.NextAttempt, LastError: s.LastError,
 			Budget: control.Budget{OrdersToday: s.Used.OrdersToday, OrdersWeek: s.Used.OrdersWeek, FailuresHour: s.Used.FailuresHour},
@@ -192,9 +193,11 @@ func (h *house) servedHere(name string, leaf *x509.Certificate) []control.Served
 
 // report is what this node tells the others.
 func (h *house) report() report {
-	r := report{Serves: h.serves(), Served: map[string][]control.Served{}, Problems: h.problemsHere()}
-	if view := h.elector.View(); view.HeldHere {
-		r.Holds, r.Engine = view.Epoch, view.Engine
+	r := report{Serves: h.serves(), Obtains: h.acme != nil, Served: map[string][]control.Served{}, Problems: h.problemsHere()}
+	view := h.elector.View()
+	r.Elected, r.ElectedUnder = view.Elected, view.ElectedUnder
+	if view.HeldHere {
+		r.Holds = view.Epoch
 		r.Certificates = h.obtainingHere()
 	}
 	if h.store != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,10 +65,13 @@ type voting struct {
 
 // holderProblems says that nobody holds the lease, once that has lasted for longer than it takes to be heard.
 func (h *house) holderProblems(s control.Status) []control.Problem {
-	if s.Lease.Holder != "" || h.left.Load() {
-		return nil
-	}
 	view := h.elector.View()
+	switch {
+	case h.left.Load():
+		return nil
+	case s.Lease.Holder != "":
+		return h.idleHolder(view.Holder)
+	}
 	since := s.Lease.Renewed.Time
 	if since.IsZero() {
 		since = h.built
@@ -94,6 +98,69 @@ func (h *house) holderProblems(s control.Status) []control.Problem {
 		}
 	}
 	return []control.Problem{h.problem(control.NoLeaseHolder, since, "nobody holds the lease: "+why, h.withoutHolder(), "certswarm lease show")}
+}
+
+// idleHolder says that whoever holds the lease has nothing to obtain certificates with, while another issuer has.
+func (h *house) idleHolder(holder fleet.NodeID) []control.Problem {
+	obtains := func(id fleet.NodeID) (yes, known bool) {
+		if id == h.self.ID {
+			return h.acme != nil, true
+		}
+		_, up := h.mesh.Session(id)
+		rep, heard := h.reports.get(id)
+		return rep.Obtains, up && heard
+	}
+	able := slices.ContainsFunc(h.roster.Load().Issuers(), func(m fleet.Member) bool { yes, known := obtains(m.ID); return yes && known })
+	if yes, known := obtains(holder); yes || !known || !able {
+		return nil
+	}
+	name := h.name(holder)
+	because := "the lease moves by itself once all other issuers that are connected have acme:"
+	if h.elector.View().Engine == "static" {
+		because = "the lease follows the peer list here (lease.engine static)"
+	}
+	p := h.problem(control.NoLeaseHolder, time.Time{}, name+" holds the lease, and has no acme: in its configuration: nobody obtains certificates",
+		because, fmt.Sprintf("on %s: add acme: to the configuration, and certswarm reload", name))
+	p.Node = name
+	return []control.Problem{p}
+}
+
+// passOn gives the lease away where certificates are not obtained, once whoever may take it over obtains them: acme: comes to one node after
+// the other. Until then idleHolder tells of it.
+func (h *house) passOn(ctx context.Context) {
+	for {
+		changed := h.changed.wait()
+		if view := h.elector.View(); view.HeldHere && view.Engine == "raft" && h.othersObtain() {
+			h.log.Info("this node has no acme: in its configuration: it gives the lease to one that has")
+			if err := h.elector.Resign(ctx); err != nil {
+				h.log.Warn("the lease is not given away", "error", err)
+			}
+			if !pause(ctx, time.Duration(h.cfg.Lease.TTL)) {
+				return
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// othersObtain reports whether there are other issuers, and all that are connected obtain certificates.
+func (h *house) othersObtain() bool {
+	able := 0
+	for _, m := range h.roster.Load().Issuers() {
+		if _, up := h.mesh.Session(m.ID); !up {
+			continue
+		}
+		if rep, _ := h.reports.get(m.ID); !rep.Obtains {
+			return false
+		}
+		able++
+	}
+	return able > 0
 }
 
 // withoutHolder is what it means that nobody holds the lease.
@@ -160,44 +227,9 @@ func (h *house) rightNow(ctx context.Context, wait bool) (lease.Grant, error) {
 
 // ResignLease implements control.Steward.
 func (a *Agent) ResignLease(ctx context.Context) error {
-	return a.house.Load().elector.Resign(ctx)
-}
-
-// Recovery implements control.Steward.
-func (a *Agent) Recovery(ctx context.Context) (control.Recovery, error) {
 	h := a.house.Load()
-	standings, err := h.elector.Standings(ctx)
-	if err != nil {
-		return control.Recovery{}, err
+	if v := h.elector.View(); v.Engine == "raft" && !v.HeldHere && v.Holder.IsZero() && v.Leader != h.self.ID {
+		return errors.New("nobody is known to hold the lease, so that there is nothing to give away: certswarm lease show")
 	}
-	var r control.Recovery
-	for _, s := range standings {
-		r.Standings = append(r.Standings, control.Standing{
-			Node: h.name(s.Node), Heard: s.Heard, State: s.State, Generation: s.Epoch.Generation, Epoch: s.Epoch, Term: s.Term, Index: s.Index,
-			Leader: h.nameOf(s.Leader),
-		})
-	}
-	if p := h.awaitsWord(); p != nil {
-		r.Confirm = p.Text
-	}
-	return r, nil
-}
-
-// awaitsWord returns the problem that ends when a person confirms the peer list, nil if there is none.
-func (h *house) awaitsWord() *lease.Problem {
-	for _, p := range h.elector.View().Problems {
-		if p.Code == lease.ListRefused {
-			return &p
-		}
-	}
-	return nil
-}
-
-// RecoverLease implements control.Steward.
-func (a *Agent) RecoverLease(ctx context.Context) error {
-	h := a.house.Load()
-	if h.awaitsWord() != nil {
-		return h.elector.Confirm(ctx)
-	}
-	return h.elector.Recover(ctx)
+	return h.elector.Resign(ctx)
 }

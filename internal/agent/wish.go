@@ -35,8 +35,14 @@ func (h *house) awaitWish(ctx context.Context, wish control.Wish, say func(missi
 	case p.IsZero():
 		return errors.New("which file? --path names one in the directory")
 	}
+	if strings.HasSuffix(wish.Path, "/") {
+		return notAFile(d, wish.Path)
+	}
 	if err := d.Rescan(ctx); err != nil {
 		return err
+	}
+	if e := d.Lookup(p); e != nil && isDirectory(e) {
+		return notAFile(d, wish.Path)
 	}
 	var said []string
 	for {
@@ -67,19 +73,25 @@ func (h *house) awaitWish(ctx context.Context, wish control.Wish, say func(missi
 	}
 }
 
+func notAFile(d *syncer.Directory, path string) error {
+	return fmt.Errorf("%s names a directory in %s, and a barrier waits for a file: name one of those in it, or for all of them: certswarm wait --for synced", printable(path), d.Name)
+}
+
+func isDirectory(e *index.Entry) bool { _, is := e.Content.(index.Directory); return is }
+
 // wishPause is how long after a round that failed the nodes are looked at again, whatever changed.
 const wishPause = time.Second
 
 // lacking says which live nodes do not have a file: connected, and with its directory.
 func (h *house) lacking(d *syncer.Directory, p index.Path) []string {
 	e := d.Lookup(p)
-	if e == nil || e.Deleted() {
-		return []string{fmt.Sprintf("%s has no %s in directory %s", h.self.Name, printable(p.String()), d.Name)}
-	}
+	here := e != nil && !e.Deleted() && !isDirectory(e)
 	var have []fleet.NodeID
-	look := func(holders []fleet.NodeID) bool { have = holders; return true }
-	if err := d.Await(context.Background(), syncer.ReceiptFor(e), look); err != nil { // it does not wait for what is true at once
-		return []string{err.Error()}
+	if here {
+		look := func(holders []fleet.NodeID) bool { have = holders; return true }
+		if err := d.Await(context.Background(), syncer.ReceiptFor(e), look); err != nil { // it does not wait for what is true at once
+			return []string{err.Error()}
+		}
 	}
 	var out []string
 	met := d.Status().Peers
@@ -89,8 +101,13 @@ func (h *house) lacking(d *syncer.Directory, p index.Path) []string {
 		}
 		_, connected := h.mesh.Session(m.ID)
 		_, shares := met[m.ID]
-		if m.ID == h.self.ID || connected && shares {
+		switch {
+		case m.ID == h.self.ID && !here:
+			out = append(out, fmt.Sprintf("%s has no %s in directory %s", m.Name, printable(p.String()), d.Name))
+		case m.ID == h.self.ID || connected && shares && here:
 			out = append(out, m.Name+" does not have it yet")
+		case connected && shares:
+			out = append(out, m.Name+" is not known to have it")
 		}
 	}
 	return out

@@ -43,7 +43,7 @@ type Obtained struct {
 	DryRun     bool   `json:"dry_run"`
 	Ordered    bool   `json:"ordered"` // the CA has accepted an order
 	Issued     bool   `json:"issued"`
-	InForce    bool   `json:"in_force"`   // nothing was ordered: what is there is good, and not due
+	Unneeded   bool   `json:"unneeded"`   // nothing was ordered: what is there is good, and not due
 	Served     bool   `json:"served"`     // by every live node
 	Serial     string `json:"serial"`     // lower-case hex, as in Status; "" while there is none
 	NotAfter   Time   `json:"not_after"`  // null while there is none

@@ -36,8 +36,9 @@ type Voter struct {
 // Standing is how far one node is with the lease.
 type Standing struct {
 	Node       string      `json:"node"`
-	Heard      bool        `json:"heard"` // it answered a moment ago
-	State      bool        `json:"state"` // it has some
+	Reached    bool        `json:"reached"` // it is connected
+	Heard      bool        `json:"heard"`   // it answered a moment ago
+	State      bool        `json:"state"`   // it has some
 	Generation uint64      `json:"generation"`
 	Epoch      fleet.Epoch `json:"epoch"` // of the last tenure that it knows of
 	Term       uint64      `json:"term"`  // of the end of its log
@@ -47,8 +48,10 @@ type Standing struct {
 
 // Recovery is what `lease recover` would be about.
 type Recovery struct {
-	Standings List[Standing] `json:"standings"` // of every node that can be reached, the answering one first
-	Confirm   string         `json:"confirm"`   // what waits for a person's word; "": nothing does, and the lease would be rebuilt
+	Standings List[Standing] `json:"standings"` // of every node that is reached or should vote, the answering one first
+	Refused   string         `json:"refused"`   // why nothing would be done; "": it would
+	Rebuilds  bool           `json:"rebuilds"`  // the lease, from the answering node alone
+	Confirm   string         `json:"confirm"`   // what a person's word is asked for; "" where it is refused
 }
 
 // Right is the right to act, until its context ends.

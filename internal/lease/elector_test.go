@@ -210,7 +210,7 @@ func TestGlassIsBrokenOnceADay(t *testing.T) {
 		Issuers: []fleet.NodeID{fe1.ID}, Self: fe1.ID, Silent: start.Add(-time.Hour), After: 10 * time.Minute,
 	}
 	last := fleet.Epoch{Generation: 1, Term: 3, Index: 9}
-	try := func(now time.Time, asked bool) error {
+	order := func(now time.Time, asked bool) error {
 		t.Helper()
 		c := c
 		if asked {
@@ -227,16 +227,24 @@ func TestGlassIsBrokenOnceADay(t *testing.T) {
 		if g.Check() == nil {
 			t.Error("the grant did not end")
 		}
-		return nil
+		return lease.NewGlass(state).Ordered(c.Names, now)
 	}
-	if err := try(start, false); err == nil {
+	if err := order(start, false); err == nil {
 		t.Error("ordered without asking")
 	}
-	if err := try(start, true); err != nil {
+	c.Asked = start
+	for range 3 { // the CA cannot be reached: nothing is ordered, nothing is spent
+		if _, end, err := lease.NewGlass(state).Break(t.Context(), c, last, start); err != nil {
+			t.Fatal(err)
+		} else {
+			end()
+		}
+	}
+	if err := order(start, true); err != nil {
 		t.Fatal(err)
 	}
 	c.Names = []string{"a.example.com", "B.example.com"} // the same set
-	if err := try(start.Add(23*time.Hour), true); err == nil {
+	if err := order(start.Add(23*time.Hour), true); err == nil {
 		t.Error("twice a day")
 	}
 	if v, err := lease.NewGlass(state).Judge(c, start.Add(23*time.Hour)); err != nil || v.Answer != rules.Later || !v.At.Equal(start.Add(24*time.Hour)) {
@@ -245,16 +253,16 @@ func TestGlassIsBrokenOnceADay(t *testing.T) {
 	if err := lease.NewGlass(state).Failed(c.Names, start.Add(24*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if err := try(start.Add(24*time.Hour+time.Minute), true); err == nil {
+	if err := order(start.Add(24*time.Hour+time.Minute), true); err == nil {
 		t.Error("right after a failed validation")
 	}
-	if err := try(start.Add(25*time.Hour), true); err != nil {
+	if err := order(start.Add(25*time.Hour), true); err != nil {
 		t.Error(err)
 	}
 	if err := state.WriteFile("break-glass.json", []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := try(start.Add(47*time.Hour), true); err == nil {
+	if err := order(start.Add(47*time.Hour), true); err == nil {
 		t.Error("ordered although nobody can tell what was ordered before")
 	}
 }

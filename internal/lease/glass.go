@@ -16,7 +16,7 @@ import (
 	"certswarm/internal/lease/rules"
 )
 
-// Glass is what must be broken to act without the lease. It writes down what was ordered before it is ordered, on this node's
+// Glass is what must be broken to act without the lease. It writes down what is ordered before it is ordered, on this node's
 // own disk; it has no part in the vote and writes nothing that the vote reads.
 type Glass struct {
 	state *durable.Root
@@ -54,7 +54,7 @@ func (g *Glass) Judge(c rules.Case, now time.Time) (rules.Verdict, error) {
 	return rules.JudgeGlass(c, now), nil
 }
 
-// Break writes down that an order for the case's names follows, and returns the right to make it. The Grant's epoch is the last that is
+// Break returns the right to order for the case's names, which spends nothing: Ordered does. The Grant's epoch is the last that is
 // known: what is written under it loses to whoever holds the lease later. It ends after ten minutes, or with ctx, which the caller ends
 // when the lease is held again by anybody.
 //
@@ -66,24 +66,28 @@ func (g *Glass) Break(ctx context.Context, c rules.Case, last fleet.Epoch, now t
 	if err != nil {
 		return Grant{}, nil, err
 	}
-	key := rules.Key(c.Names)
-	s := kept[key]
+	s := kept[rules.Key(c.Names)]
 	c.Orders, c.Failures = s.Orders, s.Failures
 	if v := rules.JudgeGlass(c, now); v.Answer != rules.Order {
 		return Grant{}, nil, fmt.Errorf("%s cannot be ordered without the lease: %s", strings.Join(c.Names, ", "), v.Why)
-	}
-	s.Orders = append(s.Orders, now)
-	kept[key] = s
-	// COMMIT: a crash after this line has spent an order that was not made; one before it has made none.
-	if err := g.write(kept, now); err != nil {
-		return Grant{}, nil, err
 	}
 	granted, end := context.WithTimeout(ctx, glassFor)
 	return Grant{ctx: granted, epoch: last}, end, nil
 }
 
+// Ordered writes down that an order behind the glass follows. After an error it must not be made.
+//
+// COMMIT: a crash after this has spent an order that was not made; one before it has made none.
+func (g *Glass) Ordered(names []string, now time.Time) error {
+	return g.note(names, now, func(s *shard) { s.Orders = append(s.Orders, now) })
+}
+
 // Failed writes down that a validation failed of an order made behind the glass.
 func (g *Glass) Failed(names []string, now time.Time) error {
+	return g.note(names, now, func(s *shard) { s.Failures = append(s.Failures, now) })
+}
+
+func (g *Glass) note(names []string, now time.Time, change func(*shard)) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	kept, err := g.read()
@@ -91,7 +95,7 @@ func (g *Glass) Failed(names []string, now time.Time) error {
 		return err
 	}
 	s := kept[rules.Key(names)]
-	s.Failures = append(s.Failures, now)
+	change(&s)
 	kept[rules.Key(names)] = s
 	return g.write(kept, now)
 }

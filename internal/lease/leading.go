@@ -334,12 +334,14 @@ func sitting(c *raftpb.ConfState) []uint64 {
 }
 
 // decodeSeats reads what came along with a change of the voters.
-func decodeSeats(context []byte) []rules.Seat {
-	var seats []rules.Seat
-	if len(context) > 0 && json.Unmarshal(context, &seats) != nil {
-		panic(violation("a change of the voters that cannot be read"))
+func decodeSeats(context []byte) (seats []rules.Seat, err error) {
+	if len(context) == 0 {
+		return nil, nil
 	}
-	return seats
+	if err := json.Unmarshal(context, &seats); err != nil {
+		return nil, fmt.Errorf("the seats of a change of the voters cannot be read: %w", err)
+	}
+	return seats, nil
 }
 
 func mustJSON(v any) []byte {

@@ -45,6 +45,9 @@ type Elector interface {
 	// Standings tells where every reachable node is that could rebuild the lease, this one first.
 	Standings(ctx context.Context) ([]Standing, error)
 
+	// MayRecover says why Recover would fail now, nil if it would not.
+	MayRecover(ctx context.Context) error
+
 	// Recover rebuilds the lease from this node's state alone. It fails while anybody reachable sees a majority, or has more of the
 	// state than this node.
 	Recover(ctx context.Context) error
@@ -60,6 +63,9 @@ type View struct {
 	Epoch    fleet.Epoch  // of the holder; zero while that is unknown
 	HeldHere bool
 	Renewed  time.Time // when this node last had word of the holder: directly or from a peer
+
+	Elected      fleet.NodeID // the holder by the vote alone, whatever is said outside it
+	ElectedUnder fleet.Epoch
 
 	Leader   fleet.NodeID // of the vote; zero: none is known, or there is no vote
 	Voters   []Voter      // who votes now, and who is on the way to it

@@ -46,6 +46,12 @@ func (c *cable) Send(to fleet.NodeID, message []byte) {
 	})
 }
 
+func (m *machine) sentSoFar() int {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	return m.sent
+}
+
 // Peers implements lease.Network.
 func (c *cable) Peers() []lease.Peer {
 	c.m.pause()

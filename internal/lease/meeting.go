@@ -22,7 +22,9 @@ type neighbour struct {
 	stamp  int64         // its boot clock, of the last word
 	echoed time.Duration // this node's boot clock, as it came back; 0: it did not
 	spoken uint64        // ticks: when it was last told something
-	faulty string        // what was wrong with its last message
+	proven progress      // how far, by its last word, it heard the consensus of the seat proves come
+	proves uint64        // Seat.ID
+	faulty time.Duration // boot clock: when it was last said what is wrong with its messages; 0: it was not
 }
 
 // fresh is how young an answer must be to count.
@@ -55,6 +57,7 @@ func (s *seat) meet() {
 	}
 	maps.DeleteFunc(s.peers, func(id fleet.NodeID, _ *neighbour) bool { return !connected[id] })
 	maps.DeleteFunc(s.attests, func(id uint64, _ progress) bool { _, sits := s.state.Seats[id]; return !sits })
+	maps.DeleteFunc(s.heeded, func(id fleet.NodeID, _ time.Duration) bool { return !s.matters(id) })
 	if !s.candidate() && s.state.Line.IsZero() {
 		return // neither votes nor will
 	}
@@ -205,26 +208,26 @@ func (s *seat) receive(l letter) {
 	e, err := decodeEnvelope(l.from, l.message)
 	switch {
 	case err != nil:
-		if n.faulty != err.Error() {
-			n.faulty = err.Error()
-			s.log.Warn("messages about the lease are ignored", "peer", s.list.NameOf(l.from), "error", err)
-		}
 	case e.said != nil:
 		s.hear(n, e.said)
 	default:
-		s.step(e)
+		err = s.step(e)
+	}
+	if now := s.clock().Boot; err != nil && (n.faulty == 0 || now-n.faulty >= time.Minute) {
+		n.faulty = now
+		s.log.Warn("messages about the lease are ignored", "peer", s.list.NameOf(l.from), "error", err)
 	}
 }
 
 // hear takes a neighbour's word.
 func (s *seat) hear(n *neighbour, word *said) {
 	list := n.List
-	n.Standing, n.stamp = word.Standing, word.Stamp
+	n.Standing, n.stamp, n.proven, n.proves = word.Standing, word.Stamp, word.Attest, word.Of
 	n.List = list
 	if word.Echo > 0 {
 		n.echoed = max(n.echoed, time.Duration(word.Echo))
 	}
-	s.r.Saw(word.Seen)
+	s.heed(word)
 	if word.Renewed >= 0 {
 		if at := time.Now().Add(-word.Renewed); at.After(s.renewed) {
 			s.renewed, s.holder = at, word.Holder
@@ -236,9 +239,8 @@ func (s *seat) hear(n *neighbour, word *said) {
 		s.out = true
 	}
 	switch {
-	case word.Of == s.id && (progress{s.hard.GetTerm(), end.Index}).before(word.Attest):
-		s.damaged = "the lease's state on this disk is older than what this node told others"
-		s.rebirth(s.damaged)
+	case s.forgot():
+		s.lost("the lease's state on this disk is older than what this node told others")
 	case word.Line.Supersedes(s.state.Line) && !s.state.Line.IsZero():
 		s.rebirth("a recovery has superseded its cluster")
 	case word.Ask && n.spoken != s.ticks:
@@ -246,19 +248,67 @@ func (s *seat) hear(n *neighbour, word *said) {
 	}
 }
 
-// step takes a neighbour's part in the consensus.
-func (s *seat) step(e envelope) {
+// heed takes in the latest epoch that a neighbour knows of. One above this seat's own ends the tenure of whoever leads, see outdated: a
+// neighbour whose number only ever grows must not keep the fleet from its work.
+func (s *seat) heed(word *said) {
+	if !s.state.Line.IsZero() && word.Seen.Compare(s.state.Epoch) > 0 && word.Seen.Compare(s.r.seen()) > 0 {
+		now := s.clock().Boot
+		if at, before := s.heeded[word.Seat.Node]; before && now-at < s.ttl {
+			return // it says so again
+		}
+		s.heeded[word.Seat.Node] = now
+	}
+	s.r.Saw(word.Seen)
+}
+
+// forgot reports whether this disk has forgotten what was promised on it, by the word of the seat's leader or of a majority of the voters.
+func (s *seat) forgot() bool {
+	own, lead, witnesses := progress{s.hard.GetTerm(), s.end().Index}, s.rn.BasicStatus().Lead, 0
+	for _, n := range s.peers {
+		if n.proves != s.id || !own.before(n.proven) {
+			continue
+		}
+		if n.Seat.ID() == lead {
+			return true
+		}
+		if slices.Contains(s.conf.GetVoters(), n.Seat.ID()) {
+			witnesses++
+		}
+	}
+	return witnesses > len(s.conf.GetVoters())/2
+}
+
+// lost gives up a seat whose disk does not hold what it should.
+func (s *seat) lost(why string) {
+	if s.rebirth(why) {
+		s.damaged = why
+	}
+}
+
+// step takes a neighbour's part in the consensus. An error says what no member of the fleet would have sent.
+func (s *seat) step(e envelope) error {
 	m := e.raft
 	if m.GetTo() != s.id || e.line.IsZero() && s.state.Line.IsZero() {
-		return
+		return nil
 	}
 	if !e.line.IsZero() && !s.state.Line.IsZero() && e.line != s.state.Line {
-		return // two clusters, or a superseded one: see strangers and hear
+		return nil // two clusters, or a superseded one: see strangers and hear
 	}
-	if m.GetType() == raftpb.MsgHeartbeat && m.GetCommit() > s.end().Index {
-		s.damaged = "the leader knows of entries that this disk once had and has no more"
-		s.rebirth(s.damaged)
-		return
+	if m.GetType() == raftpb.MsgSnap {
+		if err := checkSnapshot(e.line, m.GetSnapshot()); err != nil {
+			return fmt.Errorf("%w: %w", errEnvelope, err)
+		}
+	}
+	if end := s.end().Index; m.GetType() == raftpb.MsgHeartbeat && m.GetCommit() > end {
+		// No leader says so of entries of which it has not heard from this seat that they are on its disk.
+		switch status := s.rn.BasicStatus(); {
+		case m.GetTerm() == status.GetTerm() && status.Lead == m.GetFrom():
+			s.lost("the leader knows of entries that this disk once had and has no more")
+			return nil
+		case m.GetTerm() == status.GetTerm() && status.Lead != raft.None:
+			return fmt.Errorf("%w: a heartbeat of a second leader of one term", errEnvelope)
+		}
+		m.Commit = new(end) // if it leads, its next one is its leader's
 	}
 	if proven, ok := attested(m); ok && s.attests[m.GetFrom()].before(proven) {
 		s.attests[m.GetFrom()] = proven
@@ -268,6 +318,7 @@ func (s *seat) step(e envelope) {
 		s.ledAt = s.clock().Boot
 	}
 	s.guard(func() { _ = s.rn.Step(m) }) // an error says only that the message came too late
+	return nil
 }
 
 // attested returns what a message proves to be on its sender's disk.
@@ -401,10 +452,13 @@ func (s *seat) standings() []Standing {
 	return out
 }
 
-// recover goes on alone under a new line, on a person's word.
-func (s *seat) recover() error {
-	if s.rn == nil {
+// mayRecover says why recover would do nothing.
+func (s *seat) mayRecover() error {
+	switch {
+	case s.broken != nil:
 		return fmt.Errorf("this node's disk does not serve: %w", s.broken)
+	case s.rn == nil:
+		return fmt.Errorf("this node has no part in the vote for the moment (%s); ask again in %s", s.damaged, s.ttl)
 	}
 	if !s.candidate() {
 		return errors.New("this node neither issues nor votes; recover on one that does")
@@ -415,13 +469,21 @@ func (s *seat) recover() error {
 	if why := rules.MayRecover(own, s.list.Roster, s.neighbours()); why != "" {
 		return errors.New(why)
 	}
-	if own.Line.IsZero() {
+	return nil
+}
+
+// recover goes on alone under a new line, on a person's word.
+func (s *seat) recover() error {
+	if err := s.mayRecover(); err != nil {
+		return err
+	}
+	if s.state.Line.IsZero() {
 		alone := []rules.Seat{s.me}
 		s.begin(alone, alone)
 		return s.broken
 	}
-	line := rules.Line{Cluster: own.Line.Cluster, Generation: rules.NextGeneration(s.state, s.r.seen()), Nonce: random()}
+	line := rules.Line{Cluster: s.state.Line.Cluster, Generation: rules.NextGeneration(s.state, s.r.seen()), Nonce: random()}
 	s.log.Warn("the lease is rebuilt from this node alone", "generation", line.Generation)
-	s.replace(s.state.Recover(line, s.me), &raftpb.ConfState{Voters: []uint64{s.id}}, s.hard.GetTerm()+1, end.Index+1)
+	s.replace(s.state.Recover(line, s.me), &raftpb.ConfState{Voters: []uint64{s.id}}, s.hard.GetTerm()+1, s.end().Index+1)
 	return s.broken
 }

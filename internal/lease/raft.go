@@ -154,10 +154,12 @@ func (r *Raft) View() View {
 	}
 	if held {
 		v.Holder, v.Epoch, v.HeldHere = r.config.Self, grant.Epoch(), true
+		v.Elected, v.ElectedUnder = v.Holder, v.Epoch
 		return v
 	}
 	if time.Since(r.facts.renewed) < r.config.TTL {
 		v.Holder, v.Epoch = r.facts.holder, r.facts.epoch
+		v.Elected, v.ElectedUnder = v.Holder, v.Epoch
 	}
 	for id, w := range r.heard {
 		if w.at.After(v.Renewed) {
@@ -275,6 +277,12 @@ func (r *Raft) Resign(ctx context.Context) error {
 // Standings implements Elector.
 func (r *Raft) Standings(ctx context.Context) ([]Standing, error) {
 	return ask(ctx, r, func(s *seat, reply func([]Standing, error)) { reply(s.standings(), nil) })
+}
+
+// MayRecover implements Elector.
+func (r *Raft) MayRecover(ctx context.Context) error {
+	_, err := ask(ctx, r, func(s *seat, reply func(struct{}, error)) { reply(struct{}{}, s.mayRecover()) })
+	return err
 }
 
 // Recover implements Elector.

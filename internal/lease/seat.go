@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -39,7 +40,8 @@ type seat struct {
 	me      rules.Seat
 	id      uint64 // me.ID()
 	started time.Duration
-	rn      *raft.RawNode // nil while the disk is broken
+	reborn  time.Duration // boot clock: when this node sat down on another seat; 0: not in this process
+	rn      *raft.RawNode // nil while the disk is broken, or raft panicked twice within a ttl
 	book    *raft.MemoryStorage
 	hard    *raftpb.HardState // the latest; what only moved its commit may not be on the disk
 	unsaved bool              // hard is not on the disk
@@ -51,10 +53,11 @@ type seat struct {
 
 	list    listing
 	peers   map[fleet.NodeID]*neighbour
-	attests map[uint64]progress // by seat: how far its consensus had come, by its own messages, over all sessions
-	ledAt   time.Duration       // boot clock: when a leader spoke last
-	renewed time.Time           // when a renewal was last known of
-	holder  fleet.NodeID        // who renewed then, as far as peers told
+	attests map[uint64]progress            // by seat: how far its consensus had come, by its own messages, over all sessions
+	heeded  map[fleet.NodeID]time.Duration // boot clock: when its word last said that epochs must go higher, over all sessions
+	ledAt   time.Duration                  // boot clock: when a leader spoke last
+	renewed time.Time                      // when a renewal was last known of
+	holder  fleet.NodeID                   // who renewed then, as far as peers told
 	ticks   uint64
 	untold  bool           // View should tell something else
 	told    rules.Standing // what was said to everybody last
@@ -70,6 +73,7 @@ func newSeat(r *Raft, ctx context.Context) *seat {
 	return &seat{
 		r: r, ctx: ctx, self: r.config.Self, ttl: r.config.TTL, clock: r.config.Clock, log: r.config.Log,
 		started: r.config.Clock().Boot, list: r.listed(), peers: map[fleet.NodeID]*neighbour{}, attests: map[uint64]progress{},
+		heeded: map[fleet.NodeID]time.Duration{},
 	}
 }
 
@@ -274,8 +278,12 @@ func (s *seat) fail(err error) {
 	s.departed(err)
 }
 
-// rebirth gives up the seat: this disk no longer holds what was promised on it, or nobody counts on it any more.
-func (s *seat) rebirth(why string) {
+// rebirth gives up the seat: this disk no longer holds what was promised on it, or nobody counts on it any more. It does so once per ttl and
+// not sooner, then it returns false: whatever is wrong, a fleet whose voters all keep changing seats has no majority.
+func (s *seat) rebirth(why string) bool {
+	if s.reborn != 0 && s.clock().Boot-s.reborn < s.ttl {
+		return false
+	}
 	s.log.Warn("this node leaves its seat in the vote and joins again as a new one", "why", why)
 	s.rn = nil
 	if !s.state.Epoch.IsZero() {
@@ -284,26 +292,36 @@ func (s *seat) rebirth(why string) {
 	// A crash here leaves the old seat, which will be given up for the same reason.
 	if err := s.disk.Save(Change{Incarnation: random() | 1}); err != nil {
 		s.fail(err)
-		return
+		return true
 	}
 	s.started = s.clock().Boot // whoever has state may be on the way
+	s.reborn = s.started
 	s.boot()
+	return true
 }
 
-// violation is what raft says when its storage or its messages contradict each other.
+// violation is what raft says when its storage or its messages contradict each other. It has panics of other types, too.
 type violation string
 
-// guard runs f, which calls raft. If raft finds that this seat's log contradicts what others hold committed, the seat is given up.
+// guard runs f, which calls raft. If raft panics, this seat's log contradicts what others hold committed, or cannot be gone on with for
+// another reason that a restart would only find again: the seat is given up. So soon after the last that this helps nothing, the
+// node has no part in the vote for a while.
 func (s *seat) guard(f func()) {
 	defer func() {
-		switch fault := recover().(type) {
-		case nil:
-		case violation:
-			s.damaged = string(fault)
-			s.rebirth("raft: " + string(fault))
-		default:
-			panic(fault)
+		fault := recover()
+		if fault == nil {
+			return
 		}
+		why := fmt.Sprintf("raft: %v", fault)
+		if _, said := fault.(violation); !said {
+			s.log.Error("raft cannot go on", "error", fault, "stack", string(debug.Stack()))
+		}
+		if !s.rebirth(why) {
+			s.stepDown(fmt.Errorf("%w: %s", ErrLost, why))
+			s.rn, s.retryAt = nil, s.reborn+s.ttl
+			s.departed(errors.New(why))
+		}
+		s.damaged = why
 	}()
 	f()
 }
@@ -383,7 +401,7 @@ func (s *seat) apply(entries []*raftpb.Entry) {
 func (s *seat) applyCommand(e *raftpb.Entry) {
 	c, err := rules.DecodeCommand(e.GetData())
 	if err != nil {
-		s.log.Error("a committed entry is passed over, here as on every node", "index", e.GetIndex(), "error", err)
+		s.passOver(e, err)
 		return
 	}
 	s.state = s.state.Apply(e.GetTerm(), e.GetIndex(), c)
@@ -398,19 +416,22 @@ func (s *seat) applyCommand(e *raftpb.Entry) {
 	}
 }
 
+func (s *seat) passOver(e *raftpb.Entry, err error) {
+	s.log.Error("a committed entry is passed over, here as on every node", "index", e.GetIndex(), "error", err)
+}
+
 func (s *seat) applyVoters(e *raftpb.Entry) {
-	change := &raftpb.ConfChangeV2{}
-	if e.GetType() == raftpb.EntryConfChange {
-		single := &raftpb.ConfChange{}
-		if err := proto.Unmarshal(e.GetData(), single); err != nil {
-			panic(violation(err.Error()))
-		}
-		change = single.AsV2()
-	} else if err := proto.Unmarshal(e.GetData(), change); err != nil {
-		panic(violation(err.Error()))
+	from, err := changer(s.conf)
+	if err != nil {
+		panic(violation(err.Error())) // this seat's own matter, not that of the entry
+	}
+	change, seats, err := decodeChange(e, from)
+	if err != nil {
+		s.passOver(e, err)
+		return
 	}
 	s.conf = s.rn.ApplyConfChange(change)
-	s.state = s.state.Reseat(decodeSeats(change.GetContext()), sitting(s.conf))
+	s.state = s.state.Reseat(seats, sitting(s.conf))
 	s.log.Info("who votes has changed", "voters", s.names(s.conf.GetVoters()), "learners", s.names(s.conf.GetLearners()))
 }
 

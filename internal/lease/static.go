@@ -234,6 +234,9 @@ func (s *Static) Standings(context.Context) ([]Standing, error) {
 	return []Standing{{Node: s.self, State: true, Epoch: v.Epoch, Leader: v.Holder, Heard: true}}, nil
 }
 
+// MayRecover implements Elector.
+func (s *Static) MayRecover(ctx context.Context) error { return s.Recover(ctx) }
+
 // Recover implements Elector.
 func (s *Static) Recover(context.Context) error {
 	return errors.New("nothing to recover: the lease follows the peer list here (lease.engine static), without a vote")

@@ -32,7 +32,7 @@ func TestCertificatesByHand(t *testing.T) {
 		w := w.in(t)
 		var done control.Obtained
 		w.said(asker, 0, &done, "cert", "issue", site)
-		if !done.InForce || !done.Served || done.Serial != first {
+		if !done.Unneeded || !done.Served || done.Serial != first {
 			t.Errorf("%+v", done)
 		}
 		w.issued(1)

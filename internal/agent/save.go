@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"certswarm/internal/control"
+	"certswarm/internal/fleet"
+	"certswarm/syncer"
+	"certswarm/syncer/index"
+)
+
+// savePatience is for how long an issuer that is connected is waited for after enough of them hold a file: one whose disk is full, or that
+// shares no such files, holds no issuance up.
+const savePatience = time.Second
+
+// Save implements acmeclient.Fleet. This node must have it, and where the lease is voted for most of the issuers, so that a holder which is
+// cut off does not go on by itself; of two issuers and a witness one is enough. The others that are there get the time to take it.
+func (f *issuerFleet) Save(ctx context.Context, file string, content []byte) error {
+	p, err := index.ParsePath(file)
+	if err != nil {
+		return err
+	}
+	receipt, err := f.private.Publish(f.epoch(), syncer.Write{Path: p, Data: content, Perm: 0o600})
+	if err != nil {
+		f.unsaved.note(file, f.self.Name+" cannot write it: "+err.Error())
+		return err
+	}
+	var now saved
+	for patient := true; ; patient = false {
+		round, stop := context.WithTimeout(ctx, savePatience)
+		err := f.awaitMesh(round, receipt, func(have []fleet.NodeID) bool {
+			now = f.judgeSave(have)
+			return now.enough && (len(now.without) == 0 || !patient)
+		})
+		stop()
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			f.unsaved.clear(file)
+			return err
+		}
+		if !now.enough {
+			f.unsaved.note(file, now.why((*house)(f).name))
+			(*house)(f).changed.fire()
+		}
+	}
+	if f.unsaved.clear(file) {
+		(*house)(f).changed.fire()
+	}
+	if names, news := f.unsaved.leave(now.without, (*house)(f).name); news {
+		f.log.Warn("issuers that are connected do not take what an issuance keeps; it goes on without them", "nodes", names, "path", file)
+	}
+	return nil
+}
+
+// awaitMesh is Await on the private directory for what depends on who is connected, too: the directory knows nothing of that, and would
+// wait for ever for a node that died.
+func (f *issuerFleet) awaitMesh(ctx context.Context, receipt syncer.Receipt, enough func(have []fleet.NodeID) bool) error {
+	for {
+		changed := f.mesh.Changed()
+		round, stop := context.WithCancel(ctx)
+		var waker sync.WaitGroup
+		waker.Go(func() {
+			select {
+			case <-changed:
+			case <-round.Done():
+			}
+			stop()
+		})
+		err := f.private.Await(round, receipt, enough)
+		stop()
+		waker.Wait()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (f *issuerFleet) judgeSave(have []fleet.NodeID) saved {
+	connected := func(id fleet.NodeID) bool { _, up := f.mesh.Session(id); return up }
+	voted := f.elector.View().Engine == "raft" && f.glass.grant() == nil
+	return judgeSave(f.self.ID, f.roster.Load().Issuers(), have, connected, voted)
+}
+
+// saved is who holds a file that was published.
+type saved struct {
+	enough  bool           // to go on
+	without []fleet.NodeID // this node, and who is connected, if they do not
+	absent  []fleet.NodeID // neither holds it nor is connected
+}
+
+// judgeSave is whether a journal is saved.
+func judgeSave(self fleet.NodeID, issuers []fleet.Member, have []fleet.NodeID, connected func(fleet.NodeID) bool, voted bool) saved {
+	var s saved
+	for _, m := range issuers {
+		switch {
+		case slices.Contains(have, m.ID):
+		case m.ID == self || connected(m.ID):
+			s.without = append(s.without, m.ID)
+		default:
+			s.absent = append(s.absent, m.ID)
+		}
+	}
+	holding := len(issuers) - len(s.without) - len(s.absent)
+	most := !voted || len(issuers) < fewestVoters || holding > len(issuers)/2
+	s.enough = most && !slices.Contains(s.without, self)
+	return s
+}
+
+// why says what keeps a file from being saved.
+func (s saved) why(name func(fleet.NodeID) string) string {
+	var parts []string
+	if len(s.without) > 0 {
+		parts = append(parts, "not written by "+strings.Join(names(s.without, name), ", "))
+	}
+	if len(s.absent) > 0 {
+		parts = append(parts, "not connected: "+strings.Join(names(s.absent, name), ", "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func names(ids []fleet.NodeID, name func(fleet.NodeID) string) (out []string) {
+	for _, id := range ids {
+		out = append(out, name(id))
+	}
+	return out
+}
+
+// unsaved is what of an issuance could not be saved, and so holds it up.
+type unsaved struct {
+	mu     sync.Mutex
+	files  map[string]hindrance // guarded by mu
+	behind string               // guarded by mu: who did not take the last file that was saved
+}
+
+type hindrance struct {
+	why   string // who does not have it
+	since time.Time
+}
+
+func (u *unsaved) note(file, why string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.files == nil {
+		u.files = map[string]hindrance{}
+	}
+	since := time.Now()
+	if old, known := u.files[file]; known {
+		since = old.since
+	}
+	u.files[file] = hindrance{why, since}
+}
+
+// clear forgets a file, and reports whether there was something to forget.
+func (u *unsaved) clear(file string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, known := u.files[file]
+	delete(u.files, file)
+	return known
+}
+
+// leave takes down who is left behind, and reports whether that is news.
+func (u *unsaved) leave(behind []fleet.NodeID, name func(fleet.NodeID) string) (who string, news bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	who = strings.Join(names(behind, name), ", ")
+	news = who != "" && who != u.behind
+	u.behind = who
+	return who, news
+}
+
+// holdsUp returns what keeps an attempt at the certificate called name from going on, "" if nothing does.
+func (u *unsaved) holdsUp(name string) string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for p, h := range u.files {
+		if path.Base(p) == name+".json" {
+			return "nothing is asked of the CA before the journal is saved: " + h.why
+		}
+	}
+	return ""
+}
+
+// unsavedProblems is what holds up the issuances of a node that acts.
+func (h *house) unsavedProblems() []control.Problem {
+	if !h.elector.View().HeldHere && h.glass.grant() == nil {
+		return nil
+	}
+	h.unsaved.mu.Lock()
+	defer h.unsaved.mu.Unlock()
+	var out []control.Problem
+	for p, held := range h.unsaved.files {
+		out = append(out, h.problem(control.WriteFailed, held.since, fmt.Sprintf("issuers/%s is not saved: %s", p, held.why),
+			"nothing is asked of the CA before this node, and where the lease is voted for most issuers, have it", "on the nodes that are named: df -h "+h.cfg.StateDir))
+	}
+	slices.SortFunc(out, func(a, b control.Problem) int { return strings.Compare(a.Text, b.Text) })
+	return out
+}
