@@ -42,7 +42,7 @@ test: ## run every test (PKG=./syncer/... for some)
 .PHONY: race
 race: export CGO_ENABLED := 1
 race: ## run every test under the race detector (needs a C compiler)
-	@$(call go-test,-race $(PKG))
+	@$(call go-test,-race -timeout 40m $(PKG))
 
 .PHONY: soak
 soak: ## let leases live through SOAK (40) rounds of storms, some 130 virtual hours each, every round with new seeds

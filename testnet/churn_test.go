@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-var seeds = flag.Uint64("churn.seeds", 60, "how many fleets TestChurn troubles")
+var seeds = flag.Uint64("churn.seeds", 60/Slower, "how many fleets TestChurn troubles")
 
 // Whatever three nodes do to their files, and whatever is done to them meanwhile, they end up with the same.
 func TestChurn(t *testing.T) {

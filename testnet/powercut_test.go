@@ -19,7 +19,7 @@ import (
 
 var (
 	allCuts  = flag.Bool("powercut.all", false, "strike every effect in every way, not a sample")
-	cutShare = flag.Int("powercut.share", 55, "of how many strikes TestPowerCut takes one")
+	cutShare = flag.Int("powercut.share", 55*testnet.Slower, "of how many strikes TestPowerCut takes one")
 	cutSeed  = flag.Uint64("powercut.seed", 1, "of the sample")
 )
 
