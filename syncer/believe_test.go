@@ -53,7 +53,7 @@ func TestWhoRefusesIsNotAwaited(t *testing.T) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	peer, now := fleet.NodeID{7}, time.Now()
-	d.r.hello(now, peer, now, wire.Greeting{Held: index.Summary{receipt.Origin: receipt.Seq}})
+	d.r.hello(now, peer, now, wire.Greeting{Held: index.Summary{receipt.Origin: receipt.Seq}}, nil)
 	if have := d.haveLocked(receipt); !slices.Contains(have, peer) {
 		t.Fatalf("%v have it", have)
 	}

@@ -222,7 +222,7 @@ func TestWhatNobodyHasIsNotPutBackForEver(t *testing.T) {
 	if s := d.Status(); s.State != InSync || !slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Code == EditReverted && f.Path == "lost" }) {
 		t.Errorf("%s: %+v", s.State, s.Faults)
 	}
-	d.r.hello(time.Now(), fleet.NodeID{7}, time.Now(), wire.Greeting{})
+	d.r.hello(time.Now(), fleet.NodeID{7}, time.Now(), wire.Greeting{}, nil)
 	if !d.r.reverts[lost] {
 		t.Error("whoever is met is not asked")
 	}

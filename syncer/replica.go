@@ -173,8 +173,18 @@ func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path)
 	return touched
 }
 
-// hello takes a peer's greeting: what it holds, from now on. A peer that is already known starts over.
-func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wire.Greeting) {
+// greeting is how a conversation is opened.
+func (r *replica) greeting() wire.Greeting {
+	g := wire.Greeting{Directory: r.scope.Directory, Self: r.self, Held: r.durable.Clone(), Forgotten: r.forgotten.Clone()}
+	if r.settled() {
+		g.Fingerprint = r.x.Fingerprint()
+	}
+	return g
+}
+
+// hello takes a peer's greeting: what it holds, from now on. A peer that is already known starts over. told is what this node's own greeting said
+// to it: what has become durable since, while nobody was there to hear it, is owed.
+func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wire.Greeting, told index.Summary) {
 	if r.outdated == nil && r.isOutdated(now, from, g) {
 		r.outdated = &outdated{until: g.Held.Clone(), before: r.begun}
 	}
@@ -182,14 +192,18 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 		return // nothing is said and nothing learned before
 	}
 	held := r.believable(g.Held)
-	r.peers[from] = &view{
+	v := &view{
 		acked:     held,
 		sent:      held.Clone(),
 		announced: held.Clone(),
 		forgotten: g.Forgotten,
-		told:      index.Summary{},
+		told:      index.Summary{}, // the first word repeats the greeting: what the peer could not believe then it may now
 		lagging:   map[index.Origin]time.Time{},
 	}
+	if !told.Covers(r.durable) {
+		v.haveAt = now
+	}
+	r.peers[from] = v
 	for _, refusal := range r.untold[from] {
 		r.tellRefusal(now, refusal)
 	}

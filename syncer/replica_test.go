@@ -93,6 +93,25 @@ func TestReplicasConverge(t *testing.T) {
 	})
 }
 
+// What becomes durable while greetings are under way is in neither of them.
+func TestWhatIsSavedWhileGreetingIsTold(t *testing.T) {
+	w := newWorld("fe1", "fe2")
+	w.do([]string{"start", "fe1"})
+	w.do([]string{"start", "fe2"})
+	fe1, fe2 := w.machines[0], w.machines[1]
+	for _, m := range w.machines {
+		for other := range m.links {
+			m.cut(other)
+		}
+	}
+	fe1.do("writes-unsaved", []string{"a", "one"})
+	fe1.greet(fe2, false, fe1.save)
+	w.settle()
+	if v := fe2.r.peers[fe1.id()]; !v.acked.Covers(fe2.r.x.Held()) {
+		t.Errorf("fe1 has said that it holds %v, of %v", v.acked, fe2.r.x.Held())
+	}
+}
+
 func (w *world) reconnect() {
 	for i, m := range w.machines {
 		for _, other := range w.machines[:i] {

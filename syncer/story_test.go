@@ -242,22 +242,22 @@ func (m *machine) cut(other *machine) {
 }
 
 // meet connects two machines; each hears the other's Hello.
-func (m *machine) meet(other *machine, aloud bool) {
+func (m *machine) meet(other *machine, aloud bool) { m.greet(other, aloud, func() {}) }
+
+// greet is meet with something that happens while the greetings are under way.
+func (m *machine) greet(other *machine, aloud bool, meanwhile func()) {
 	greetings := map[*machine]wire.Greeting{}
 	for _, end := range []*machine{m, other} {
-		g := wire.Greeting{Self: end.r.self, Held: end.r.durable.Clone(), Forgotten: end.r.forgotten.Clone()}
-		if end.r.settled() {
-			g.Fingerprint = end.r.x.Fingerprint()
-		}
-		greetings[end] = g
+		greetings[end] = end.r.greeting()
 	}
+	meanwhile()
 	for _, end := range [][2]*machine{{m, other}, {other, m}} {
 		from, to := end[0], end[1]
 		from.links[to] = true
 		if aloud {
 			m.say("%s -> %s: hello%s%s", from.name, to.name, m.summary(", holds", greetings[from].Held), m.fingerprint(greetings[from].Fingerprint))
 		}
-		to.r.hello(to.clock(), from.id(), from.clock(), greetings[from])
+		to.r.hello(to.clock(), from.id(), from.clock(), greetings[from], greetings[to].Held)
 	}
 	for _, end := range []*machine{m, other} {
 		if end.r.outdated != nil {

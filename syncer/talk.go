@@ -76,6 +76,7 @@ type conversation struct {
 	Link
 	stream Stream
 	stir   signal
+	told   map[string]index.Summary // what the peer was greeted with, by directory
 }
 
 // Violation is the error of a conversation in which the peer broke the protocol; every other error is the end of a stream.
@@ -91,13 +92,14 @@ func (s *Syncer) Converse(ctx context.Context, link Link, stream Stream) error {
 	defer cancel(nil)
 	c := &conversation{Link: link, stream: stream, stir: newSignal()}
 	c.stir.wake()
+	greeting := s.hello(c)
 	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
 	defer stop()
 
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		cancel(s.speak(ctx, c))
+		cancel(s.speak(ctx, c, greeting))
 	}()
 	cancel(s.listen(c))
 	_ = stream.Close() // unblocks the speaker; what it was saying is said again in the next conversation
@@ -109,8 +111,8 @@ func (s *Syncer) Converse(ctx context.Context, link Link, stream Stream) error {
 }
 
 // speak writes whatever the directories have to say to the peer.
-func (s *Syncer) speak(ctx context.Context, c *conversation) error {
-	if err := c.write(s.hello(c)); err != nil {
+func (s *Syncer) speak(ctx context.Context, c *conversation, greeting wire.Hello) error {
+	if err := c.write(greeting); err != nil {
 		return err
 	}
 	clock := time.NewTicker(clockInterval)
@@ -147,12 +149,15 @@ func (c *conversation) write(f wire.Frame) error {
 	return err
 }
 
-// hello greets with every directory that the peer is to have.
-func (s *Syncer) hello(c *conversation) wire.Frame {
+// hello greets with every directory that the peer is to have, and has the conversation keep what was said.
+func (s *Syncer) hello(c *conversation) wire.Hello {
 	h := wire.Hello{Clock: time.Now().UnixMilli()}
+	c.told = map[string]index.Summary{}
 	for _, d := range s.directories {
 		if d.isFor(c.Peer()) {
-			h.Directories = append(h.Directories, d.greeting())
+			g := d.greeting()
+			c.told[d.Name] = g.Held
+			h.Directories = append(h.Directories, g)
 		}
 	}
 	return h
@@ -171,11 +176,7 @@ func (d *Directory) isFor(node fleet.NodeID) bool {
 func (d *Directory) greeting() wire.Greeting {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	g := wire.Greeting{Directory: d.Name, Self: d.r.self, Held: d.r.durable.Clone(), Forgotten: d.r.forgotten.Clone()}
-	if d.r.settled() {
-		g.Fingerprint = d.r.x.Fingerprint()
-	}
-	return g
+	return d.r.greeting()
 }
 
 // listen takes frames until the stream ends or the peer breaks the protocol.
@@ -247,7 +248,7 @@ func (d *Directory) meet(c *conversation, clock time.Time, g wire.Greeting) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.links[c.Peer()] = c
-	d.r.hello(time.Now(), c.Peer(), clock, g)
+	d.r.hello(time.Now(), c.Peer(), clock, g, c.told[d.Name])
 	if d.r.outdated != nil {
 		d.again.wake()
 	}
