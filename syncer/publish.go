@@ -380,9 +380,30 @@ func (d *Directory) halted() string {
 	return d.r.halt
 }
 
-// Rescan reads everything again and returns when what is on the disk by now is known, and on its way.
+// Rescan reads everything again and returns when what is on the disk by now is known, and on its way. What is held for a moment is waited for,
+// until it goes out or is reported: pairs.Patience at the most.
 func (d *Directory) Rescan(ctx context.Context) error {
-	return d.inspect(ctx, false, func(s *survey) []index.Path { return d.takeScanLocked(s) })
+	if err := d.inspect(ctx, false, func(s *survey) []index.Path { return d.takeScanLocked(s) }); err != nil {
+		return err
+	}
+	for asked := time.Now(); ; {
+		d.mu.Lock()
+		changed, wait := d.changed, d.momentLocked(asked)
+		d.mu.Unlock()
+		if wait <= 0 {
+			return nil
+		}
+		moment := time.NewTimer(wait)
+		select {
+		case <-moment.C:
+		case <-changed:
+		case <-d.ended:
+			return errEnded
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		moment.Stop()
+	}
 }
 
 var errEnded = errors.New("the agent is ending or taking a new configuration; try again")

@@ -412,6 +412,16 @@ func (d *Directory) isAwaitedLocked(now time.Time, p index.Path) bool {
 	})
 }
 
+// momentLocked returns how long it may take yet until nothing of what was held by then is held for a moment only.
+func (d *Directory) momentLocked(then time.Time) (most time.Duration) {
+	for _, h := range d.holds {
+		if !h.since.After(then) {
+			most = max(most, time.Until(h.since.Add(pairs.Patience)))
+		}
+	}
+	return most
+}
+
 // heldFaultsLocked lists what has been held for too long.
 func (d *Directory) heldFaultsLocked(now time.Time) (out []Fault) {
 	for p, h := range d.holds {

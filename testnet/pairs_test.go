@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"certswarm/internal/control"
+	"certswarm/syncer/index"
 	"certswarm/testnet"
 )
 
@@ -177,6 +178,45 @@ func TestANewPairArrivesTogether(t *testing.T) {
 		f.Advance(30 * time.Millisecond)
 		expect(t, f, 1, "lone.key", p.key)
 	})
+}
+
+// Whoever writes a pair and asks for everything to be read again may count on its being on its way then, although a new half waits a moment for the
+// other. What is not whole is waited for only until it is reported.
+func TestARescanWaitsForWhatIsHeldForAMoment(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		p := newPair(t)
+		read := func(limit time.Duration, file string, goesOut bool) {
+			t.Helper()
+			begun := time.Now()
+			if err := f.Directory(0).Rescan(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			path, err := index.ParsePath(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begun); took > limit {
+				t.Errorf("%s: the rescan takes %v", file, took)
+			}
+			if known := f.Directory(0).Lookup(path) != nil; known != goesOut {
+				t.Errorf("%s is known: %v", file, known)
+			}
+		}
+		put(t, f, "lone.key", p.key)
+		read(100*time.Millisecond, "lone.key", true)
+		put(t, f, "half.key", p.key[:len(p.key)/2])
+		read(2*time.Second, "half.key", false)
+		read(0, "half.key", false)
+		f.Settle()
+	})
+}
+
+// put writes a file without a word to the watcher.
+func put(t *testing.T, f *testnet.Fleet, file, content string) {
+	t.Helper()
+	if err := os.WriteFile(f.Path(0, file), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestAMismatchIsReportedAndMended(t *testing.T) {

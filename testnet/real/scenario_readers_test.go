@@ -23,8 +23,9 @@ func TestTightReader(t *testing.T) {
 	const renewals, generations = 1000, 100
 	from, to := w.Nodes[0], w.Nodes[1:]
 	w.putKey(from, "bundle", sealed("0"))
-	w.arrives("live/site/fullchain.pem", w.generation(from, 0), to...)
+	w.generation(from, 0)
 	w.arrives("bundle", sealed("0"), to...)
+	w.synced(from)
 	var seen []*sights
 	for _, n := range to {
 		seen = append(seen, fileSights(in(n, "bundle"), 0o600), pairSights(in(n, "live/site")))
@@ -52,7 +53,7 @@ func (w *world) putKey(n *real.Node, name, content string) {
 }
 
 // generation writes a new pair into a directory of its own, and has live/site lead there.
-func (w *world) generation(n *real.Node, number int) (chain string) {
+func (w *world) generation(n *real.Node, number int) {
 	w.t.Helper()
 	key, chain := pair(w.t)
 	name := fmt.Sprintf("archive/site/%d", number)
@@ -63,7 +64,6 @@ func (w *world) generation(n *real.Node, number int) (chain string) {
 	link := filepath.Join(n.Dir, "link")
 	w.must(os.Symlink("../"+name, link))
 	w.must(os.Rename(link, in(n, "live/site")))
-	return chain
 }
 
 // A hundred challenge tokens are written, a few for each order. The moment wait returns they are on every node.
