@@ -399,21 +399,28 @@ func TestTroubleAtEveryCall(t *testing.T) {
 	}
 }
 
-// The CA never comes to an end with an order: it is given up at its end, and another brings the certificate.
-func TestAnOrderThatNeverEndsIsGivenUp(t *testing.T) {
-	t.Parallel()
-	ctx := fuse(t)
-	m := newMemFleet().serving(t)
+// diesWhileProcessing is a fleet whose holder has finalized an order, was told that the CA is at it, and died; cfg is another node's.
+func diesWhileProcessing(ctx context.Context, t *testing.T) (m *memFleet, authority *ca.CA, cfg Config, processing *ca.Rule) {
+	m = newMemFleet().serving(t)
 	faults := new(ca.Faults)
-	processing := faults.On(ca.CallOrder, ca.CallFinalize).Always()
+	processing = faults.On(ca.CallOrder, ca.CallFinalize).Always()
 	processing.Processing()
-	authority := startCA(t, m, func(c *ca.Config) { c.Faults = faults })
-	cfg := configFor(m, authority)
+	authority = startCA(t, m, func(c *ca.Config) { c.Faults = faults })
+	cfg = configFor(m, authority)
 	first := start(t, cfg, tenure{ctx: ctx})
 	if err := processing.Await(ctx, 2); err != nil {
 		t.Fatal(err)
 	}
 	first.stop()
+	cfg.Node = "fe2"
+	return m, authority, cfg, processing
+}
+
+// The CA never comes to an end with an order: it is given up at its end, and another brings the certificate.
+func TestAnOrderThatNeverEndsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	ctx := fuse(t)
+	m, authority, cfg, processing := diesWhileProcessing(ctx, t)
 	j := m.journalOf(t, www)
 	if o := j.Attempt.Order; !o.Expires.After(o.Placed) {
 		t.Fatalf("the order's end is not known: %+v", o)
@@ -426,7 +433,7 @@ func TestAnOrderThatNeverEndsIsGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Node, cfg.Retry = "fe2", []time.Duration{time.Millisecond}
+	cfg.Retry = []time.Duration{time.Millisecond}
 	cfg.Observe = func(e Event) {
 		if e.Step == StepOrdered {
 			processing.End()
@@ -445,19 +452,8 @@ func TestAnOrderThatNeverEndsIsGivenUp(t *testing.T) {
 func TestAnOrderThatIsProcessedIsWaitedForByWhoeverIsThere(t *testing.T) {
 	t.Parallel()
 	ctx := fuse(t)
-	m := newMemFleet().serving(t)
-	faults := new(ca.Faults)
-	processing := faults.On(ca.CallOrder, ca.CallFinalize).Always()
-	processing.Processing()
-	authority := startCA(t, m, func(c *ca.Config) { c.Faults = faults })
-	cfg := configFor(m, authority)
-	first := start(t, cfg, tenure{ctx: ctx})
-	if err := processing.Await(ctx, 2); err != nil {
-		t.Fatal(err)
-	}
-	first.stop()
+	_, authority, cfg, processing := diesWhileProcessing(ctx, t)
 	met := processing.Met()
-	cfg.Node = "fe2"
 	second := start(t, cfg, tenure{ctx: ctx})
 	if err := processing.Await(ctx, met+2); err != nil {
 		t.Fatal(err)

@@ -29,25 +29,20 @@ func barrierCommand() *cli.Command {
 
 func barrier(c *cli.Context) error {
 	wish := control.Wish{Directory: c.String("directory"), Path: c.String("path"), Host: c.String("http")}
-	limit := c.Duration("timeout")
-	switch {
-	case wish.Path == "":
+	if wish.Path == "" {
 		return fail(exitUsage, "barrier needs a file: certswarm barrier --path P")
-	case limit < 0:
-		return fail(exitUsage, "--timeout %v lies in the past", limit)
 	}
-	ctx := c.Context
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
+	ctx, cancel, err := limited(c)
+	if err != nil {
+		return err
 	}
+	defer cancel()
 	missing, err := awaitBarrier(ctx, globalsOf(c).dial(), wish)
 	if errors.Is(err, context.DeadlineExceeded) {
 		if len(missing) == 0 {
 			missing = []string{"the daemon has not answered yet"}
 		}
-		return fail(exitTimeout, "%s is not everywhere within %v: %s", printable(wish.Path), limit, strings.Join(missing, "; "))
+		return fail(exitTimeout, "%s is not everywhere within %v: %s", printable(wish.Path), c.Duration("timeout"), strings.Join(missing, "; "))
 	}
 	return unanswered(err)
 }

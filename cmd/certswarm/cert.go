@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"time"
 
 	"certswarm/internal/control"
@@ -54,27 +53,17 @@ func rollBack(c *cli.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 	defer cancel()
-	g := globalsOf(c)
-	done, err := g.dial().RollBack(ctx, name, generation)
+	done, err := globalsOf(c).dial().RollBack(ctx, name, generation)
 	if err != nil {
 		return unanswered(err)
 	}
-	if err := tellResult(c, g, done, rolledBack(done)); err != nil {
+	if err := tellLine(c, done, rolledBack(done)); err != nil {
 		return err
 	}
 	if done.Issuing {
 		fmt.Fprintf(c.App.ErrWriter, "an issuance is under way, and its certificate will be put in force when it is there: certswarm certs\n")
 	}
 	_, err = fmt.Fprintf(c.App.ErrWriter, "each node follows when its nginx accepts it; whether all do: certswarm verify %s\n", printable(name))
-	return err
-}
-
-// tellResult prints what a command came to, as JSON or as a line for people.
-func tellResult(c *cli.Context, g globals, result any, line string) error {
-	if g.JSON {
-		return printJSON(c.App.Writer, result)
-	}
-	_, err := io.WriteString(c.App.Writer, line+"\n")
 	return err
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"certswarm/internal/control"
@@ -22,16 +21,11 @@ func attemptsCommand() *cli.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 			defer cancel()
-			g := globalsOf(c)
-			attempts, err := g.dial().Attempts(ctx, name)
+			attempts, err := globalsOf(c).dial().Attempts(ctx, name)
 			if err != nil {
 				return unanswered(err)
 			}
-			if g.JSON {
-				return printJSON(c.App.Writer, attempts)
-			}
-			_, err = io.WriteString(c.App.Writer, renderAttempts(attempts, time.Now(), lookOf(c.App.Writer, g)))
-			return err
+			return tell(c, attempts, func(l look) string { return renderAttempts(attempts, time.Now(), l) })
 		},
 	}
 }

@@ -54,7 +54,7 @@ func obtain(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := tellResult(c, g, done, obtained(done)); err != nil {
+	if err := tellLine(c, done, obtained(done)); err != nil {
 		return err
 	}
 	return hint(c, done)
@@ -62,22 +62,18 @@ func obtain(c *cli.Context) error {
 
 // followed runs a command that ends when a certificate is served, and shows on stderr what happens meanwhile.
 func followed(c *cli.Context, name string, do func(context.Context, func(control.Progress)) error) error {
-	limit := c.Duration("timeout")
-	if limit < 0 {
-		return fail(exitUsage, "--timeout %v lies in the past", limit)
-	}
-	ctx, cancel := c.Context, context.CancelFunc(func() {})
-	if limit > 0 {
-		ctx, cancel = context.WithTimeout(ctx, limit)
+	ctx, cancel, err := limited(c)
+	if err != nil {
+		return err
 	}
 	defer cancel()
 	last := "the daemon has said nothing yet"
-	err := do(ctx, func(p control.Progress) {
+	err = do(ctx, func(p control.Progress) {
 		last = p.Text
 		showProgress(c.App.ErrWriter, p)
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fail(1, "%s is not finished within %v: %s; what was begun goes on: certswarm cert history %s", printable(name), limit, printable(last), printable(name))
+		return fail(1, "%s is not finished within %v: %s; what was begun goes on: certswarm cert history %s", printable(name), c.Duration("timeout"), printable(last), printable(name))
 	}
 	return unanswered(err)
 }

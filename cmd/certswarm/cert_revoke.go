@@ -54,7 +54,7 @@ func revoke(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := tellResult(c, g, done, fmt.Sprintf("%s: serial %s is revoked (%s)\n%s", printable(done.Name), done.Serial, done.Reason, obtained(done.Next))); err != nil {
+	if err := tellLine(c, done, fmt.Sprintf("%s: serial %s is revoked (%s)\n%s", printable(done.Name), done.Serial, done.Reason, obtained(done.Next))); err != nil {
 		return err
 	}
 	return hint(c, done.Next)

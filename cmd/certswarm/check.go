@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -26,19 +25,14 @@ func checkCommand() *cli.Command {
 		Name:  "check",
 		Usage: "is a Nagios plugin: one line and perfdata (exit 0: no problem, 1: a warning, 2: an error, 3: no daemon)",
 		Action: func(c *cli.Context) error {
-			g := globalsOf(c)
 			code, line := pluginUnknown, ""
-			status, err := g.dial().Status(c.Context)
+			status, err := globalsOf(c).dial().Status(c.Context)
 			if err != nil {
 				line = pluginLine(pluginUnknown, err.Error())
 			} else {
 				code, line = pluginVerdict(status, time.Now())
 			}
-			if g.JSON {
-				err = printJSON(c.App.Writer, map[string]any{"exit": code, "line": line})
-			} else {
-				_, err = io.WriteString(c.App.Writer, line+"\n")
-			}
+			err = tellLine(c, map[string]any{"exit": code, "line": line}, line)
 			if err == nil && code != pluginOK {
 				err = &exitError{code: code} // the line says it all
 			}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"os/exec"
 	"strings"
 	"time"
@@ -32,12 +31,7 @@ func doctorCommand() *cli.Command {
 				TestNginx: testNginx,
 			})
 			findings := doctor.Judge(facts)
-			var err error
-			if g.JSON {
-				err = printJSON(c.App.Writer, findings)
-			} else {
-				_, err = io.WriteString(c.App.Writer, renderFindings(findings, lookOf(c.App.Writer, g)))
-			}
+			err := tell(c, findings, func(l look) string { return renderFindings(findings, l) })
 			if err == nil && doctor.Worst(findings) != doctor.OK {
 				err = &exitError{code: 1} // the findings say it all
 			}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -28,16 +27,11 @@ func historyCommand() *cli.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 			defer cancel()
-			g := globalsOf(c)
-			history, err := g.dial().History(ctx, c.String("directory"), c.Args().First())
+			history, err := globalsOf(c).dial().History(ctx, c.String("directory"), c.Args().First())
 			if err != nil {
 				return unanswered(err)
 			}
-			if g.JSON {
-				return printJSON(c.App.Writer, history)
-			}
-			_, err = io.WriteString(c.App.Writer, renderHistory(history, time.Now(), lookOf(c.App.Writer, g)))
-			return err
+			return tell(c, history, func(l look) string { return renderHistory(history, time.Now(), l) })
 		},
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 
 	"certswarm/internal/control"
 
@@ -52,12 +51,7 @@ func recoverLease(c *cli.Context) error {
 	if err != nil {
 		return unanswered(err)
 	}
-	if g.JSON {
-		err = printJSON(c.App.Writer, r)
-	} else {
-		_, err = io.WriteString(c.App.Writer, renderRecovery(r, lookOf(c.App.Writer, g)))
-	}
-	if err != nil {
+	if err := tell(c, r, func(l look) string { return renderRecovery(r, l) }); err != nil {
 		return err
 	}
 	if r.Refused != "" {

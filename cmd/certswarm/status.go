@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"io/fs"
-	"os"
 	"time"
 
 	"certswarm/internal/control"
@@ -73,11 +71,7 @@ func showPart(c *cli.Context, render func(control.Status, time.Time, look) strin
 	if err != nil {
 		return unanswered(err)
 	}
-	if g.JSON {
-		return printJSON(c.App.Writer, pick(status))
-	}
-	_, err = io.WriteString(c.App.Writer, render(status, time.Now(), lookOf(c.App.Writer, g)))
-	return err
+	return tell(c, pick(status), func(l look) string { return render(status, time.Now(), l) })
 }
 
 // unanswered gives an error of the control socket its exit status.
@@ -89,26 +83,4 @@ func unanswered(err error) error {
 		return fail(exitNoDaemon, "%v", err)
 	}
 	return fail(1, "%v", err)
-}
-
-// printJSON writes value as one indented JSON document.
-func printJSON(out io.Writer, value any) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
-}
-
-// lookOf decides on colour: only for a person, and only for one who did not decline (no-color.org).
-func lookOf(out io.Writer, g globals) look {
-	declined := g.NoColor || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
-	return look{colour: !declined && isTerminal(out)}
-}
-
-func isTerminal(out io.Writer) bool {
-	file, ok := out.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&fs.ModeCharDevice != 0
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"time"
 
 	"certswarm/internal/control"
@@ -23,10 +22,10 @@ func verifyCommand() *cli.Command {
 			if c.NArg() > 1 {
 				return fail(exitUsage, "verify takes one certificate or none, these are %d", c.NArg())
 			}
-			name, g := c.Args().First(), globalsOf(c)
+			name := c.Args().First()
 			ctx, cancel := context.WithTimeout(c.Context, verifyTimeout)
 			defer cancel()
-			verification, err := g.dial().Verify(ctx, name)
+			verification, err := globalsOf(c).dial().Verify(ctx, name)
 			switch {
 			case errors.Is(err, control.ErrUnknownCertificate) && name == "":
 				return fail(exitUsage, "this node's configuration declares no certificates: certswarm config show")
@@ -37,12 +36,7 @@ func verifyCommand() *cli.Command {
 			case err != nil:
 				return unanswered(err)
 			}
-			if g.JSON {
-				err = printJSON(c.App.Writer, verification)
-			} else {
-				_, err = io.WriteString(c.App.Writer, renderVerification(verification, lookOf(c.App.Writer, g)))
-			}
-			if err != nil {
+			if err := tell(c, verification, func(l look) string { return renderVerification(verification, l) }); err != nil {
 				return err
 			}
 			return judge(verification)

@@ -36,22 +36,19 @@ func waitCommand() *cli.Command {
 }
 
 func wait(c *cli.Context) error {
-	name, limit := c.String("name"), c.Duration("timeout")
+	name := c.String("name")
 	goal, known := conditionFor(c.String("for"), name)
 	switch {
 	case !known:
 		return fail(exitUsage, "wait needs --for synced, issued or served; this is %q", c.String("for"))
 	case c.String("for") == "synced" && name != "":
 		return fail(exitUsage, "--name is for issued and served; files are synced as a whole")
-	case limit < 0:
-		return fail(exitUsage, "--timeout %v lies in the past", limit)
 	}
-	ctx := c.Context
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
+	ctx, cancel, err := limited(c)
+	if err != nil {
+		return err
 	}
+	defer cancel()
 	daemon := globalsOf(c).dial()
 	watch := daemon.Watch
 	if c.String("for") == "synced" {
@@ -68,9 +65,22 @@ func wait(c *cli.Context) error {
 	case errors.Is(err, control.ErrUnknownCertificate):
 		return fail(exitUsage, "%s: no certificate is declared under that name: certswarm certs", name)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fail(exitTimeout, "not %s within %v: %s", c.String("for"), limit, why)
+		return fail(exitTimeout, "not %s within %v: %s", c.String("for"), c.Duration("timeout"), why)
 	}
 	return unanswered(err)
+}
+
+// limited returns the context of a command with --timeout, a time of 0 being none; cancel is to be called when the command ends.
+func limited(c *cli.Context) (ctx context.Context, cancel context.CancelFunc, err error) {
+	switch limit := c.Duration("timeout"); {
+	case limit < 0:
+		return nil, nil, fail(exitUsage, "--timeout %v lies in the past", limit)
+	case limit > 0:
+		ctx, cancel = context.WithTimeout(c.Context, limit)
+	default:
+		ctx, cancel = context.WithCancel(c.Context)
+	}
+	return ctx, cancel, nil
 }
 
 func conditionFor(what, name string) (goal condition, known bool) {

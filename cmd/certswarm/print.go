@@ -1,0 +1,47 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/urfave/cli/v2"
+)
+
+// tell prints what a command found or did: as JSON for programs, as a page for people.
+func tell(c *cli.Context, found any, page func(look) string) error {
+	g := globalsOf(c)
+	if g.JSON {
+		return printJSON(c.App.Writer, found)
+	}
+	_, err := io.WriteString(c.App.Writer, page(lookOf(c.App.Writer, g)))
+	return err
+}
+
+// tellLine is tell where people need one line.
+func tellLine(c *cli.Context, found any, line string) error {
+	return tell(c, found, func(look) string { return line + "\n" })
+}
+
+// printJSON writes value as one indented JSON document.
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
+
+// lookOf decides on colour: only for a person, and only for one who did not decline (no-color.org).
+func lookOf(out io.Writer, g globals) look {
+	declined := g.NoColor || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
+	return look{colour: !declined && isTerminal(out)}
+}
+
+func isTerminal(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&fs.ModeCharDevice != 0
+}
