@@ -107,7 +107,7 @@ type node struct {
 	*testing.T
 	prefix, dir string // dir is the store
 	store       *durable.Root
-	exec        nginx.Exec
+	exec        *nginx.Exec
 	ports       []string // host:port that nginx listens on
 }
 
@@ -122,7 +122,7 @@ func newNode(t *testing.T, n int) (*node, []*net.TCPListener) {
 	f.must(err)
 	t.Cleanup(func() { f.must(store.Close()) })
 	f.store = store
-	f.exec = nginx.Exec{Prefix: f.prefix, ConfigFile: filepath.Join(f.prefix, "nginx.conf")}
+	f.exec = &nginx.Exec{Prefix: f.prefix, ConfigFile: filepath.Join(f.prefix, "nginx.conf")}
 	var sockets []*net.TCPListener
 	for range n {
 		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})

@@ -2,6 +2,7 @@ package nginx
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -50,12 +52,19 @@ func (r *Refusal) Error() string {
 	return last
 }
 
-// Exec runs the real nginx, as this process's user.
+// Exec runs the real nginx, as this process's user. It must not be copied after its first use.
 type Exec struct {
 	Binary     string // "" is nginx, found in PATH
 	ConfigFile string // -c; "" is the compiled-in default
 	Prefix     string // -p; "" is the compiled-in default
+
+	mu      sync.Mutex
+	built   builtin     // guarded by mu
+	builtAs os.FileInfo // guarded by mu: the binary that says so; nil: none was asked
 }
+
+// builtin is where a binary looks unless it is told otherwise.
+type builtin struct{ prefix, config, pid string }
 
 const (
 	execTime  = 30 * time.Second // a test resolves the host names in the configuration: slow resolvers, not slow nginx
@@ -64,17 +73,17 @@ const (
 )
 
 // Test implements Runner.
-func (x Exec) Test(ctx context.Context) (string, error) { return x.run(ctx, dumpLimit, "-T") }
+func (x *Exec) Test(ctx context.Context) (string, error) { return x.run(ctx, dumpLimit, "-T") }
 
 // Reload implements Runner.
-func (x Exec) Reload(ctx context.Context) error {
+func (x *Exec) Reload(ctx context.Context) error {
 	_, err := x.run(ctx, talkLimit, "-s", "reload")
 	return err
 }
 
-// Running implements Runner. It runs nothing but nginx -V, which neither reads nor creates files: as root, nginx -t makes
-// pid and log files, and has no business doing so where nginx never ran.
-func (x Exec) Running(ctx context.Context) (bool, error) {
+// Running implements Runner. It runs nothing but nginx -V, and that once for each binary: it neither reads nor creates files, whereas nginx -t as
+// root makes pid and log files, and has no business doing so where nginx never ran.
+func (x *Exec) Running(ctx context.Context) (bool, error) {
 	file, err := x.pidFile(ctx)
 	if err != nil {
 		return false, fmt.Errorf("nginx's pid file cannot be found: %w", err)
@@ -94,7 +103,7 @@ func (x Exec) Running(ctx context.Context) (bool, error) {
 }
 
 // isMaster guards against a stale pid file whose number went to somebody else: a reload would send him SIGHUP.
-func (x Exec) isMaster(pid int) bool {
+func (x *Exec) isMaster(pid int) bool {
 	if err := syscall.Kill(pid, 0); err != nil && !errors.Is(err, syscall.EPERM) {
 		return false
 	}
@@ -108,23 +117,12 @@ func (x Exec) isMaster(pid int) bool {
 }
 
 // pidFile finds the pid directive in the main configuration file, else the compiled-in default.
-func (x Exec) pidFile(ctx context.Context) (string, error) {
-	output, err := x.execute(ctx, talkLimit, "-V")
+func (x *Exec) pidFile(ctx context.Context) (string, error) {
+	built, err := x.builtin(ctx)
 	if err != nil {
 		return "", err
 	}
-	prefix, config, pid := x.Prefix, x.ConfigFile, ""
-	for _, flag := range strings.Split(output.talk, " --") {
-		name, value, _ := strings.Cut(strings.TrimSpace(flag), "=")
-		switch {
-		case name == "prefix" && prefix == "":
-			prefix = value
-		case name == "conf-path" && config == "":
-			config = value
-		case name == "pid-path":
-			pid = value
-		}
-	}
+	prefix, config, pid := cmp.Or(x.Prefix, built.prefix), cmp.Or(x.ConfigFile, built.config), built.pid
 	under := func(path string) string {
 		if filepath.IsAbs(path) {
 			return path
@@ -143,7 +141,46 @@ func (x Exec) pidFile(ctx context.Context) (string, error) {
 	return under(pid), nil
 }
 
-func (x Exec) binary() string {
+// builtin asks the binary, anew if it is another one than the last time: a package upgrade puts a new file in its place.
+func (x *Exec) builtin(ctx context.Context) (builtin, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	path, err := exec.LookPath(x.binary())
+	if err != nil {
+		return builtin{}, err
+	}
+	is, err := os.Stat(path)
+	if err != nil {
+		return builtin{}, err
+	}
+	if was := x.builtAs; was != nil && os.SameFile(was, is) && was.ModTime().Equal(is.ModTime()) && was.Size() == is.Size() {
+		return x.built, nil
+	}
+	output, err := x.execute(ctx, talkLimit, "-V")
+	if err != nil {
+		return builtin{}, err
+	}
+	x.built, x.builtAs = parseBuiltin(output.talk), is
+	return x.built, nil
+}
+
+// parseBuiltin reads the configure arguments that nginx -V prints.
+func parseBuiltin(talk string) (b builtin) {
+	for _, flag := range strings.Split(talk, " --") {
+		name, value, _ := strings.Cut(strings.TrimSpace(flag), "=")
+		switch name {
+		case "prefix":
+			b.prefix = value
+		case "conf-path":
+			b.config = value
+		case "pid-path":
+			b.pid = value
+		}
+	}
+	return b
+}
+
+func (x *Exec) binary() string {
 	if x.Binary == "" {
 		return "nginx"
 	}
@@ -151,7 +188,7 @@ func (x Exec) binary() string {
 }
 
 // run runs nginx with the operator's -p and -c and returns its standard output.
-func (x Exec) run(ctx context.Context, limit int, args ...string) (string, error) {
+func (x *Exec) run(ctx context.Context, limit int, args ...string) (string, error) {
 	if x.Prefix != "" {
 		args = append(args, "-p", x.Prefix)
 	}
@@ -179,7 +216,7 @@ type output struct {
 }
 
 // execute runs the binary in a process group of its own, which the end of ctx kills as a whole.
-func (x Exec) execute(ctx context.Context, limit int, args ...string) (output, error) {
+func (x *Exec) execute(ctx context.Context, limit int, args ...string) (output, error) {
 	ctx, cancel := context.WithTimeout(ctx, execTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, x.binary(), args...)

@@ -52,7 +52,7 @@ func RealEdges(log *slog.Logger) Edges {
 		ListenControl: control.Listen,
 		ListenHTTP01:  listenPublic,
 		Nginx: func(c config.Nginx) nginx.Runner {
-			return nginx.Exec{Binary: c.Binary, ConfigFile: c.Config, Prefix: c.Prefix}
+			return &nginx.Exec{Binary: c.Binary, ConfigFile: c.Config, Prefix: c.Prefix}
 		},
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)
