@@ -12,7 +12,7 @@ import (
 
 // rootInterval is how often it is made sure that Path still leads to the directory that is open: a mount over it, or a rename above it, is
 // told by nobody.
-const rootInterval = time.Second
+const rootInterval = 2 * time.Second
 
 // absence is a root that is not where it should be: removed, renamed, replaced, unmounted, or hidden by a mount. Meanwhile nothing is read, written,
 // deleted or let expire, so that what comes back is compared with what was there when it went.

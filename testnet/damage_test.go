@@ -47,7 +47,7 @@ func TestANodeWithADamagedStateJoinsAnew(t *testing.T) {
 			t.Error("a restart is enough to forget it")
 		}
 		must(t, os.Remove(kept[0]))
-		f.Advance(1100 * time.Millisecond)
+		f.Advance(2100 * time.Millisecond)
 		expectNoProblem(t, f, 2)
 		f.Write(2, "a", "third")
 		f.Settle()

@@ -101,8 +101,7 @@ func (s *seat) run(done <-chan struct{}) error {
 		case <-s.r.nudge:
 			continue
 		case <-ticks:
-			ticker.Reset(tick)
-			s.tick()
+			ticker.Reset(s.pass(tick))
 			continue
 		default:
 		}
@@ -118,8 +117,7 @@ func (s *seat) run(done <-chan struct{}) error {
 			f(s)
 		case <-s.r.nudge:
 		case <-ticks:
-			ticker.Reset(tick)
-			s.tick()
+			ticker.Reset(s.pass(tick))
 		}
 	}
 	if s.disk == nil {
@@ -130,6 +128,19 @@ func (s *seat) run(done <-chan struct{}) error {
 
 // idle reports whether this node has no part in the vote, so that nothing need wake it.
 func (s *seat) idle() bool { return s.rn != nil && s.state.Line.IsZero() && !s.candidate() }
+
+// pass lets the time of a tick pass, or of as many as there are to a heartbeat: each time that a node at rest wakes costs more than what it does then.
+// It returns when to come again.
+func (s *seat) pass(tick time.Duration) (again time.Duration) {
+	n := 1
+	if s.rn != nil && !s.state.Line.IsZero() {
+		n = rules.HeartbeatTicks
+	}
+	for range n {
+		s.tick()
+	}
+	return time.Duration(n) * tick
+}
 
 // tick lets time pass for the consensus.
 func (s *seat) tick() {
