@@ -151,7 +151,8 @@ func TestNothingIsPromisedThatIsNotOnTheDisk(t *testing.T) {
 		w.machines[rest[1]].disk.fault(failing)
 		last := w.machines[holder].raft.View().Renewed
 		time.Sleep(time.Minute)
-		if now := w.machines[holder].raft.View().Renewed; !now.Equal(last) {
+		// Renewals are ten seconds apart; of the last one the follower may tell that it was a few milliseconds later, when it learned of it.
+		if now := w.machines[holder].raft.View().Renewed; now.Sub(last) > time.Second {
 			t.Errorf("a renewal was committed %v after the disk began to fail", now.Sub(last))
 		}
 		if w.holder() >= 0 {
