@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"certswarm/internal/control"
 
@@ -39,10 +40,11 @@ func revoke(c *cli.Context) error {
 		return fail(exitUsage, "--reason %s is none of %s", printable(reason), strings.Join(control.Reasons(), ", "))
 	}
 	g := globalsOf(c)
-	if _, err := g.dial().Attempts(c.Context, name); errors.Is(err, control.ErrUnknownCertificate) || errors.Is(err, control.ErrNoDaemon) {
+	tried, err := g.dial().Attempts(c.Context, name)
+	if errors.Is(err, control.ErrUnknownCertificate) || errors.Is(err, control.ErrNoDaemon) {
 		return unanswered(err) // before a person is asked about what cannot be done
 	}
-	question := fmt.Sprintf("Revoke %s (reason %s)? It cannot be taken back. [y/N] ", printable(name), reason)
+	question := fmt.Sprintf("Revoke %s (reason %s)? It cannot be taken back. [y/N] ", which(tried, time.Now()), reason)
 	if !c.Bool("yes") && !confirmed(c.App.Reader, c.App.ErrWriter, question) {
 		return fail(1, "nothing was revoked; without a question: certswarm cert revoke --yes %s", printable(name))
 	}
@@ -58,6 +60,16 @@ func revoke(c *cli.Context) error {
 		return err
 	}
 	return hint(c, done.Next)
+}
+
+// which says what would be revoked, and how old it is: whoever repeats the command is about to revoke the replacement.
+func which(tried control.Attempts, now time.Time) string {
+	for _, a := range tried.Attempts {
+		if a.Outcome == control.AttemptIssued {
+			return fmt.Sprintf("%s, serial %s, obtained %s", printable(tried.Name), printable(a.Serial), ago(a.Started, now, ""))
+		}
+	}
+	return printable(tried.Name)
 }
 
 // confirmed asks a person. Whatever is not yes is no.

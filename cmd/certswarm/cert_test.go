@@ -85,6 +85,7 @@ func TestCertCommands(t *testing.T) {
 		"cert revoke a --yes --no-wait":                {0, "a: ordered by fe2", "certswarm cert history a"},
 		"cert revoke a --yes --json":                   {0, `"next": {`, ""},
 		"cert revoke a":                                {1, "", "Revoke a (reason unspecified)? It cannot be taken back. [y/N] \ncertswarm: nothing was revoked; without a question: certswarm cert revoke --yes a"},
+		"cert revoke www.example.com":                  {1, "", "Revoke www.example.com, serial abc, obtained "},
 		"cert revoke a --yes --reason boredom":         {2, "", "--reason boredom is none of unspecified, keyCompromise, "},
 		"cert revoke a --yes --reason certificateHold": {2, "", "is none of"},
 		"cert revoke ww.example.com":                   {1, "", "certswarm: no certificate is declared under that name: ww.example.com"},
