@@ -167,9 +167,7 @@ func (r report) from(role fleet.Role) report {
 func (h *house) takeReport(from fleet.NodeID, rep report) {
 	m, _ := h.roster.Load().ByID(from)
 	rep = rep.from(m.Role)
-	if !rep.Holds.IsZero() {
-		h.elector.Heard(from, rep.Holds)
-	}
+	h.elector.Heard(from, rep.Holds)
 	h.elector.Voted(rep.Elected, rep.ElectedUnder)
 	h.reports.put(from, rep)
 	h.changed.fire()

@@ -32,7 +32,7 @@ type Elector interface {
 	// SetRoster replaces the peer list.
 	SetRoster(fleet.Roster)
 
-	// Heard takes a peer's word that it holds the lease under epoch.
+	// Heard takes a peer's word that it holds the lease under epoch; zero: that it does not.
 	Heard(from fleet.NodeID, epoch fleet.Epoch)
 
 	// Saw takes an epoch under which something was written, whoever held the lease then: later grants must be above it.

@@ -213,6 +213,10 @@ func (r *Raft) listed() listing {
 func (r *Raft) Heard(from fleet.NodeID, epoch fleet.Epoch) {
 	r.mu.Lock()
 	old := r.heard[from]
+	if epoch.IsZero() { // what it said before ends by itself
+		r.mu.Unlock()
+		return
+	}
 	r.heard[from] = word{epoch, time.Now()}
 	r.mu.Unlock()
 	if old.epoch != epoch || time.Since(old.at) >= r.config.TTL {

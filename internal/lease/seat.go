@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -59,6 +60,7 @@ type seat struct {
 	renewed time.Time                      // when a renewal was last known of
 	holder  fleet.NodeID                   // who renewed then, as far as peers told
 	ticks   uint64
+	logged  [2][]string    // who voted and who learned when that was last looked at
 	untold  bool           // View should tell something else
 	told    rules.Standing // what was said to everybody last
 	toldAt  time.Duration
@@ -443,7 +445,11 @@ func (s *seat) applyVoters(e *raftpb.Entry) {
 	}
 	s.conf = s.rn.ApplyConfChange(change)
 	s.state = s.state.Reseat(seats, sitting(s.conf))
-	s.log.Info("who votes has changed", "voters", s.names(s.conf.GetVoters()), "learners", s.names(s.conf.GetLearners()))
+	who := [2][]string{s.names(s.conf.GetVoters()), s.names(s.conf.GetLearners())}
+	if e.GetIndex() > s.old && !reflect.DeepEqual(who, s.logged) { // what the log on the disk tells again is no news
+		s.log.Info("who votes has changed", "voters", who[0], "learners", who[1])
+	}
+	s.logged = who
 }
 
 // compactAfter is how many entries are kept before a snapshot takes their place: at a renewal every 10 s, those of an hour.

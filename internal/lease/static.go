@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,8 @@ import (
 const epochFile = "lease-epoch"
 
 // Static is the engine for fleets of one or two issuers: the first issuer of the peer list holds the lease, always. It
-// needs no messages and no quorum; when the holder is down nobody acts.
+// needs no messages and no quorum; when the holder is down nobody acts. Where lists differ in their order each of two nodes is the first: whoever
+// is heard to hold the lease already goes on, and of two that do the one with the lower id.
 type Static struct {
 	self  fleet.NodeID
 	ttl   time.Duration
@@ -62,10 +64,10 @@ func (s *Static) Run(ctx context.Context) error {
 	for {
 		s.mu.Lock()
 		s.settleLocked(ctx)
-		failed := s.failed
+		waits := s.failed != nil || s.end == nil && s.holderLocked() == s.self
 		s.mu.Unlock()
 		var retry <-chan time.Time
-		if failed != nil {
+		if waits {
 			retry = time.After(s.ttl / 3)
 		}
 		select {
@@ -80,11 +82,13 @@ func (s *Static) Run(ctx context.Context) error {
 // settleLocked makes the grant what the list and the epochs demand.
 func (s *Static) settleLocked(ctx context.Context) {
 	rank := s.holderLocked() == s.self
-	if s.end != nil && (!rank || s.grant.epoch.Compare(s.latest) < 0) {
+	rival := s.rivalLocked()
+	givesWay := !rival.IsZero() && rival.Compare(s.self) < 0
+	if s.end != nil && (!rank || givesWay || s.grant.epoch.Compare(s.latest) < 0) {
 		s.endLocked(ErrLost)
 	}
 	s.failed = nil
-	if !rank || s.end != nil {
+	if !rank || s.end != nil || !rival.IsZero() {
 		return
 	}
 	epoch, err := s.nextEpochLocked()
@@ -112,7 +116,7 @@ func (s *Static) nextEpochLocked() (fleet.Epoch, error) {
 		next = s.latest
 	}
 	next.Term++
-	next.Index = 1
+	next.Index = uint64(binary.BigEndian.Uint32(s.self[:])) // two nodes that follow on the same epoch do not act under one
 	if err := s.state.WriteFile(epochFile, []byte(next.String()+"\n"), 0o600); err != nil {
 		return fleet.Epoch{}, fmt.Errorf("the epoch of the lease cannot be kept: %w", err)
 	}
@@ -147,6 +151,17 @@ func (s *Static) holderLocked() fleet.NodeID {
 	return fleet.NodeID{}
 }
 
+// rivalLocked returns the other issuer that was heard to hold the lease within its ttl, the one with the lowest id if there are several; zero: none.
+func (s *Static) rivalLocked() (rival fleet.NodeID) {
+	for _, m := range s.roster.Issuers() {
+		w := s.heard[m.ID]
+		if m.ID != s.self && !w.epoch.IsZero() && time.Since(w.at) < s.ttl && (rival.IsZero() || m.ID.Compare(rival) < 0) {
+			rival = m.ID
+		}
+	}
+	return rival
+}
+
 // Await implements Elector.
 func (s *Static) Await(ctx context.Context) (Grant, error) {
 	for {
@@ -169,14 +184,20 @@ func (s *Static) View() View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := View{Engine: "static"}
+	holder, rival := s.holderLocked(), s.rivalLocked()
+	if holder == s.self && !rival.IsZero() {
+		v.Problems = []Problem{{TwoClusters,
+			s.roster.NameOf(rival) + " holds the lease by its own peer list, in which it comes first, as this node does in its own",
+			"certswarm config show; give peers: the same order on every node, and reload"}}
+		holder = rival
+	}
 	if s.end != nil {
 		v.Holder, v.Epoch, v.HeldHere, v.Renewed = s.self, s.grant.epoch, true, time.Now()
 		return v
 	}
-	holder := s.holderLocked()
 	if w, known := s.heard[holder]; known {
 		v.Renewed = w.at
-		if time.Since(w.at) < s.ttl {
+		if time.Since(w.at) < s.ttl && !w.epoch.IsZero() {
 			v.Holder, v.Epoch = holder, w.epoch
 		}
 	}
@@ -203,10 +224,19 @@ func (s *Static) SetRoster(roster fleet.Roster) {
 func (s *Static) Heard(from fleet.NodeID, epoch fleet.Epoch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	news := s.heard[from].epoch != epoch || time.Since(s.heard[from].at) >= s.ttl
-	s.heard[from] = word{epoch, time.Now()}
+	before := s.heard[from]
+	news := before.epoch != epoch || time.Since(before.at) >= s.ttl
+	if epoch.IsZero() {
+		s.heard[from] = word{at: before.at} // it holds it no more
+	} else {
+		s.heard[from] = word{epoch, time.Now()}
+	}
+	if s.end == nil && epoch.Compare(s.latest) > 0 {
+		s.latest = epoch // whoever holds after it does so under a later one
+	}
 	if news {
 		s.announceLocked()
+		s.wake()
 	}
 }
 

@@ -99,3 +99,74 @@ func TestARosterThatPutsAnotherFirstTakesTheLeaseAway(t *testing.T) {
 		}
 	})
 }
+
+// Two nodes each of which comes first in its own list: they hear each other, and one of them holds the lease, whoever began.
+func TestListsOfAnotherOrderMakeOneHolder(t *testing.T) {
+	for name, first := range map[string]int{"the lower id began": 0, "the higher id began": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const ttl = 30 * time.Second
+				members := [2]fleet.Member{fe1, fe2}
+				var nodes [2]*lease.Static
+				speak := func(d time.Duration) { // as their reports do
+					for range d / (ttl / 3) {
+						for i, n := range nodes {
+							if v := n.View(); v.HeldHere {
+								nodes[1-i].Heard(members[i].ID, v.Epoch)
+							} else {
+								nodes[1-i].Heard(members[i].ID, fleet.Epoch{})
+							}
+							synctest.Wait()
+						}
+						time.Sleep(ttl / 3)
+					}
+				}
+				for i := range nodes {
+					nodes[i] = lease.NewStatic(members[i].ID, roster(t, members[i], members[1-i]), ttl, stateDir(t))
+				}
+				defer running(t, nodes[first])()
+				old := granted(t, nodes[first])
+				nodes[1-first].Heard(members[first].ID, old.Epoch())
+				defer running(t, nodes[1-first])()
+				speak(10 * time.Minute)
+				held, second := nodes[first].View(), nodes[1-first].View()
+				if !held.HeldHere || second.HeldHere || old.Check() != nil || second.Holder != members[first].ID {
+					t.Fatalf("%+v and %+v", held, second)
+				}
+				if len(second.Problems) != 1 || second.Problems[0].Code != lease.TwoClusters || len(held.Problems) != 0 {
+					t.Errorf("%+v and %+v", held.Problems, second.Problems)
+				}
+				// The lists are made the same, the second's first.
+				nodes[first].SetRoster(roster(t, members[1-first], members[first]))
+				speak(2 * ttl)
+				if held, second := nodes[1-first].View(), nodes[first].View(); !held.HeldHere || second.HeldHere || len(held.Problems)+len(second.Problems) > 0 || held.Epoch.Compare(old.Epoch()) <= 0 {
+					t.Errorf("%+v and %+v", held, second)
+				}
+			})
+		})
+	}
+}
+
+// Both hold it before they hear each other; and nobody acts under the epoch of the other.
+func TestOfTwoHoldersTheLowerIdGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		low, high := fe1, fe2
+		if high.ID.Compare(low.ID) < 0 {
+			low, high = high, low
+		}
+		a := lease.NewStatic(low.ID, roster(t, low, high), 30*time.Second, stateDir(t))
+		b := lease.NewStatic(high.ID, roster(t, high, low), 30*time.Second, stateDir(t))
+		defer running(t, a)()
+		defer running(t, b)()
+		ga, gb := granted(t, a), granted(t, b)
+		if ga.Epoch().Compare(gb.Epoch()) == 0 {
+			t.Errorf("both act under %v", ga.Epoch())
+		}
+		a.Heard(high.ID, gb.Epoch())
+		b.Heard(low.ID, ga.Epoch())
+		<-gb.Context().Done()
+		if ga.Check() != nil || b.View().HeldHere || b.View().Holder != low.ID {
+			t.Errorf("%+v and %+v", a.View(), b.View())
+		}
+	})
+}
