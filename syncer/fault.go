@@ -107,7 +107,7 @@ func (d *Directory) endFaultsLocked(s *survey) {
 
 // isGone reports whether a survey shows that nothing is at p. What it did not look at, or could not, may be there.
 func (s *survey) isGone(p index.Path, looked, listed map[index.Path]bool) bool {
-	if looked[p] {
+	if looked[p] || s.same[p] {
 		_, found := s.Found[p]
 		return !found
 	}

@@ -41,8 +41,11 @@ type survey struct {
 	busy   []index.Path             // cannot be told yet: to be looked at again soon
 	until  map[index.Path]time.Time // or not sooner than then
 	faults map[index.Path]error
-	fine   []index.Path // nothing wrong here (any more)
-	sweep  bool         // nothing is being staged: temporaries are what a crash left
+	fine   []index.Path                // nothing wrong here (any more)
+	sweep  bool                        // nothing is being staged: temporaries are what a crash left
+	hinted bool                        // whoever asks was told of changes: below a directory only what looks otherwise than before is read
+	listed map[index.Path]durable.Stat // what is there besides directories, how it looks, and not yet read
+	same   map[index.Path]bool         // what is not read, for it looks as it did
 }
 
 func newScan() *survey {
@@ -51,6 +54,8 @@ func newScan() *survey {
 		sights: map[index.Path]sight{},
 		faults: map[index.Path]error{},
 		until:  map[index.Path]time.Time{},
+		listed: map[index.Path]durable.Stat{},
+		same:   map[index.Path]bool{},
 	}
 }
 
@@ -111,9 +116,57 @@ func (d *Directory) walkInto(s *survey, dir index.Path) {
 		if durable.IsTemp(name) {
 			continue
 		}
+		if s.hinted {
+			if stat, err := d.disk.root.Lstat(p.String()); err == nil && stat.Kind != durable.Directory {
+				s.listed[p] = stat
+				continue
+			}
+		}
 		if d.lookInto(s, p) {
 			d.walkInto(s, p)
 		}
+	}
+}
+
+// readListed looks at what a walk left for later.
+func (d *Directory) readListed(s *survey) {
+	d.mu.Lock()
+	for p, stat := range s.listed {
+		if d.looksKnownLocked(p, stat) {
+			s.Found[p] = index.Found{Held: true}
+			s.same[p] = true
+		}
+	}
+	d.mu.Unlock()
+	for p := range s.listed {
+		if !s.same[p] {
+			d.lookInto(s, p)
+		}
+	}
+}
+
+// lookAtTwins looks at the other names of the files that were looked at: whoever writes through one of them writes to all, and the kernel tells of one.
+func (d *Directory) lookAtTwins(s *survey) {
+	type inode struct{ dev, ino uint64 }
+	shared := map[inode]bool{}
+	for _, got := range s.sights {
+		if got.stat.Kind == durable.File && got.stat.Links > 1 {
+			shared[inode{got.stat.Dev, got.stat.Ino}] = true
+		}
+	}
+	if len(shared) == 0 {
+		return
+	}
+	var twins []index.Path
+	d.mu.Lock()
+	for p, known := range d.seen {
+		if _, looked := s.sights[p]; !looked && shared[inode{known.Dev, known.Ino}] {
+			twins = append(twins, p)
+		}
+	}
+	d.mu.Unlock()
+	for _, p := range twins {
+		d.lookInto(s, p)
 	}
 }
 
@@ -277,8 +330,8 @@ func (d *Directory) follow(s *survey, touched []index.Path, later postponed) {
 	}
 }
 
-// news returns the paths without the files and links that look as they did when they were last looked at or written here, down to the inode and
-// the ctime: mostly what the replication itself just put there. Only hints are judged so; everything is read again from time to time.
+// news returns the paths without the files and links that look as they did when they were last looked at or written here: mostly what the
+// replication itself just put there. Only hints are judged so; everything is read again from time to time.
 func (d *Directory) news(paths []index.Path) []index.Path {
 	stats := make(map[index.Path]durable.Stat, len(paths))
 	for _, p := range paths {
@@ -290,11 +343,16 @@ func (d *Directory) news(paths []index.Path) []index.Path {
 	defer d.mu.Unlock()
 	return slices.DeleteFunc(paths, func(p index.Path) bool {
 		stat, stands := stats[p]
-		known, ok := d.seen[p]
-		_, held := d.holds[p]
-		// Where the two times are the same, a write in the same tick of the clock would not show.
-		return stands && ok && known == stat && stat.Mtime != stat.Ctime && !held && d.r.x.Live(p) != nil
+		return stands && d.looksKnownLocked(p, stat)
 	})
+}
+
+// looksKnownLocked reports whether a file or link looks as what is known of it, down to the inode and the ctime.
+func (d *Directory) looksKnownLocked(p index.Path, stat durable.Stat) bool {
+	known, ok := d.seen[p]
+	_, held := d.holds[p]
+	// Where the two times are the same, a write in the same tick of the clock would not show.
+	return ok && known == stat && stat.Mtime != stat.Ctime && !held && d.r.x.Live(p) != nil
 }
 
 // finished returns those of the paths that may be looked at now; the others get their time to become something else.
@@ -360,6 +418,7 @@ func (d *Directory) survey(paths []index.Path, all bool) *survey {
 		clear(d.unwatched)
 	}
 	s := newScan()
+	s.hinted = !all
 	if all {
 		d.walkInto(s, index.Path{})
 	}
@@ -369,6 +428,10 @@ func (d *Directory) survey(paths []index.Path, all bool) *survey {
 		if directory {
 			d.walkInto(s, p) // it may be another one than before, though the inode be the same
 		}
+	}
+	d.readListed(s)
+	if !all {
+		d.lookAtTwins(s)
 	}
 	d.noteUnwatched()
 	return s

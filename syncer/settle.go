@@ -182,7 +182,7 @@ func (j *settling) judgeLocked(of pairs.Set) {
 		if j.disk.ignored.match(p) {
 			continue
 		}
-		if !j.looked[p] && !j.listed[of.Dir()] {
+		if !j.looked[p] && (!j.listed[of.Dir()] || j.s.same[p]) {
 			j.lookLocked(p)
 		}
 		e := j.r.x.Live(p)
