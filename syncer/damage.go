@@ -230,12 +230,22 @@ func (d *Directory) recallDamage() {
 }
 
 // watchState looks after the files of the state: a database that is not where the next start will look for it is written anew, and one that was
-// set aside is no news any more once somebody has removed it.
+// set aside is no news any more once somebody has removed it. An archive that somebody removed as a whole begins anew: nothing is replaced
+// without one.
 func (d *Directory) watchState() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.store.inPlace() {
+		if err := makePlaces(d.store.state, d.Name); err != nil {
+			d.log.Warn("the place of the state database is not made anew", "error", err)
+		}
 		d.stirSave.wake()
+	}
+	if d.archive.Replaced() {
+		if err := errors.Join(makePlaces(d.store.state, d.Name), d.archive.Reopen()); err != nil {
+			d.log.Warn("the archive is not taken up again", "error", err)
+		}
+		d.stirWork.wake()
 	}
 	if d.damage == nil || d.damaged == "" && time.Since(d.damage.Since) < damageMemory {
 		return

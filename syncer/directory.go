@@ -170,11 +170,19 @@ func (d *Directory) seedLocked() {
 	d.removeLocked(d.r.tick(time.Now()))
 }
 
-func (d *Directory) openDisk(state *durable.Root) error {
-	for _, dir := range []string{"sync", "archive", "archive/" + d.Name} {
+// makePlaces makes the directories of a replicated directory's state, where they are not there.
+func makePlaces(state *durable.Root, name string) error {
+	for _, dir := range []string{"sync", "archive", "archive/" + name} {
 		if _, err := state.MkDir(dir, 0o700, durable.AsItIs); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (d *Directory) openDisk(state *durable.Root) error {
+	if err := makePlaces(state, d.Name); err != nil {
+		return err
 	}
 	root, err := state.Beside(d.Path)
 	if err != nil {

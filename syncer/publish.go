@@ -367,6 +367,7 @@ func (d *Directory) Resume(ctx context.Context, accept bool) error {
 		if accept {
 			d.settleLocked(s) // what is put back need not be whole
 		}
+		d.noteSurveyLocked(s)
 		d.reserveLocked(d.r.x.Len() + len(s.Found))
 		d.r.resume(time.Now(), s.Scan, accept)
 		d.stirLocked()

@@ -57,6 +57,7 @@ type replica struct {
 	raised  bool    // the summary grew since it was last taken to disk
 	covers  []cover // numbers that are here but follow on some that are not yet
 	peers   map[fleet.NodeID]*view
+	gone    map[fleet.NodeID]index.Summary // what peers that are not connected any more held when they were; for status alone
 	jobs    []*job
 	keys    map[fleet.NodeID]ed25519.PublicKey
 
@@ -118,6 +119,7 @@ func newReplica(r rules) *replica {
 		loose:      map[index.Path]loose{},
 		lacks:      map[index.Path]bool{},
 		peers:      map[fleet.NodeID]*view{},
+		gone:       map[fleet.NodeID]index.Summary{},
 		keys:       map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
 		deletes:    map[index.Path]time.Time{},
 		unseen:     map[index.Path]bool{},
@@ -204,6 +206,7 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 		v.haveAt = now
 	}
 	r.peers[from] = v
+	delete(r.gone, from)
 	for _, refusal := range r.untold[from] {
 		r.tellRefusal(now, refusal)
 	}
@@ -216,6 +219,9 @@ func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wir
 
 // part forgets a peer whose connection ended.
 func (r *replica) part(from fleet.NodeID) {
+	if v := r.peers[from]; v != nil {
+		r.gone[from] = v.acked
+	}
 	delete(r.peers, from)
 	delete(r.clocks, from)
 	delete(r.heardSince, from)

@@ -18,6 +18,7 @@ type DirectoryStatus struct {
 	State       State
 	Reason      string
 	Peers       map[fleet.NodeID]PeerProgress // the connected ones that have the directory
+	Away        map[fleet.NodeID]PeerProgress // those that were connected in this run of the agent: what they lack of what they are known to have had
 	Faults      []Fault
 }
 
@@ -106,15 +107,24 @@ func (t *told) before(of DirectoryConfig, since time.Time) DirectoryStatus {
 func (d *Directory) statusLocked() DirectoryStatus {
 	s := DirectoryStatus{
 		Name: d.Name, Path: d.Path, Files: d.r.x.Files(), Fingerprint: d.r.x.Fingerprint(),
-		State: d.r.state(), Reason: d.r.halt, Peers: map[fleet.NodeID]PeerProgress{}, Faults: d.faultsLocked(time.Now()),
+		State: d.r.state(), Reason: d.r.halt, Peers: map[fleet.NodeID]PeerProgress{}, Away: map[fleet.NodeID]PeerProgress{}, Faults: d.faultsLocked(time.Now()),
 	}
 	for id, v := range d.r.peers {
-		lacks := d.r.x.Lacking(v.acked)
-		p := PeerProgress{Behind: len(lacks)}
-		for _, e := range lacks[:min(len(lacks), missingNamed)] {
-			p.Missing = append(p.Missing, e.Path)
+		s.Peers[id] = d.progressLocked(v.acked)
+	}
+	for _, id := range d.Members() {
+		if acked, known := d.r.gone[id]; known {
+			s.Away[id] = d.progressLocked(acked)
 		}
-		s.Peers[id] = p
 	}
 	return s
+}
+
+func (d *Directory) progressLocked(acked index.Summary) PeerProgress {
+	lacks := d.r.x.Lacking(acked)
+	p := PeerProgress{Behind: len(lacks)}
+	for _, e := range lacks[:min(len(lacks), missingNamed)] {
+		p.Missing = append(p.Missing, e.Path)
+	}
+	return p
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -182,6 +183,74 @@ func TestARootThatComesBackEmptyStaysHalted(t *testing.T) {
 		f.Settle()
 		f.AssertSame()
 		expect(t, f, 2, "a", "first a")
+	})
+}
+
+// What was wrong with files that are not there any more is no problem once somebody has decided.
+func TestADecisionEndsTheProblemsOfWhatIsGone(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		written(f)
+		must(t, syscall.Mkfifo(f.Path(2, "pipe"), 0o600))
+		f.Advance(3 * time.Second)
+		must(t, f.Agent(2).Rescan(t.Context()))
+		if problem(f, 2, control.NameRefused) == nil {
+			t.Fatal("nothing is said of the pipe")
+		}
+		must(t, os.Rename(root(f, 2), root(f, 2)+".away"))
+		must(t, os.Mkdir(root(f, 2), 0o755))
+		f.Advance(30 * time.Second)
+		must(t, f.Agent(2).Resume(t.Context(), "certs", false))
+		f.Settle()
+		f.AssertSame()
+		expectNoProblem(t, f, 2)
+	})
+}
+
+// An archive that somebody removed as a whole, to make room, is made anew before the next file is replaced.
+func TestARemovedArchiveIsMadeAnew(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		written(f)
+		must(t, os.RemoveAll(filepath.Join(filepath.Dir(root(f, 2)), "state", "archive")))
+		f.Write(0, "a", "second")
+		f.Remove(0, "b")
+		f.Advance(45 * time.Second) // what failed meanwhile is tried again
+		f.Settle()
+		f.AssertSame()
+		expectArchived(t, f, 2, "a", "first a")
+		expectNoProblem(t, f, 2)
+	})
+}
+
+// Of a peer that is not connected it is told what it lacks of what it is known to have had.
+func TestWhatALostPeerLacksIsTold(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		written(f)
+		f.Stop(2)
+		f.Write(0, "new", "one")
+		f.Advance(10 * time.Second)
+		f.Settle()
+		lacks := func(node int) control.Peer {
+			for _, p := range f.Status(node).Peers {
+				if p.Name == "fe3" {
+					return p
+				}
+			}
+			t.Fatal("fe3 is no peer")
+			return control.Peer{}
+		}
+		for node := range 2 {
+			if p := lacks(node); p.Connected || p.Behind != 1 || len(p.Missing) != 1 || p.Missing[0] != "new" {
+				t.Errorf("fe%d says %+v", node+1, p)
+			}
+			if ok, why := control.IsSynced(f.Status(node)); !ok {
+				t.Errorf("who is not connected blocks: %s", why)
+			}
+		}
+		f.Start(2)
+		f.Settle()
+		if p := lacks(0); !p.Connected || p.Behind != 0 {
+			t.Errorf("back again: %+v", p)
+		}
 	})
 }
 

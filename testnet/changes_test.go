@@ -346,3 +346,25 @@ func TestADeletionOfWhatArrivesAgain(t *testing.T) {
 		expectNone(t, f, 0, "file")
 	})
 }
+
+// Whoever writes through one name of a file writes to all of its names.
+func TestAWriteThroughAnotherName(t *testing.T) {
+	story(t, three, func(t *testing.T, f *testnet.Fleet) {
+		f.Write(0, "a", "first")
+		must(t, os.Link(f.Path(0, "a"), f.Path(0, "b")))
+		f.Settle()
+		f.Advance(3 * time.Second)
+		f.AssertSame()
+		file, err := os.OpenFile(f.Path(0, "b"), os.O_WRONLY|os.O_TRUNC, 0)
+		must(t, err)
+		_, err = file.WriteString("through the other")
+		must(t, err)
+		must(t, file.Close())
+		f.Advance(3 * time.Second)
+		f.Settle()
+		f.AssertSame()
+		for _, name := range []string{"a", "b"} {
+			expect(t, f, 2, name, "through the other")
+		}
+	})
+}

@@ -48,11 +48,12 @@ func OpenArchive(root *Root, keep int) *Archive {
 
 // Keep archives what stands at name, which stays as it is: call it before name is replaced or removed, and Trim some time after. It is
 // a hard link, which keeps the inode alive (nginx >= 1.27.4 takes a file with a reused inode for the old one), or a copy with
-// the same modification time, and a mode no wider, where no link can be made (another device, protected_hardlinks).
+// the same modification time, and a mode no wider, where no link can be made (another device, protected_hardlinks) or another one leads
+// to the same file already.
 // Directories and special files have no content to keep; neither has what is missing. If the newest version is that
 // very inode already, it is not kept again.
 //
-// Linking changes the original's Ctime, and nothing else of its Stat: compare with a Stat that was taken afterwards.
+// Linking changes the original's Ctime and Links, and nothing else of its Stat: compare with a Stat that was taken afterwards.
 //
 // A copy is durable on return. A link is ordered, not synced: it is in the same file system's journal as the rename or
 // removal that follows, and earlier.
@@ -64,6 +65,18 @@ func (a *Archive) Keep(from *Root, name string) error {
 		return fmt.Errorf("cannot archive %s: %w", from.full(name), err)
 	}
 	return nil
+}
+
+// Replaced reports whether the archive's directory is not where it was any more.
+func (a *Archive) Replaced() bool { return a.root.Replaced() != nil }
+
+// Reopen takes up the directory that stands in the archive's place now.
+func (a *Archive) Reopen() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.shelves)
+	clear(a.surplus)
+	return a.root.Reopen()
 }
 
 func (a *Archive) keepOne(from *Root, name string) error {
@@ -96,11 +109,14 @@ func (a *Archive) keepOne(from *Root, name string) error {
 		return nil
 	}
 	stamp := nextStamp(kept.versions, time.Now())
-	err = a.root.effect(Effect{Act: ActKeep, Name: shelfOf(name) + "/" + stamp}, func() error {
-		return unix.Linkat(int(parent), base, int(dir), stamp, 0) // a symbolic link is linked itself, not followed
-	})
+	shared := original.Kind == File && original.Links > 1 // whoever writes to its other name would write into the archive
+	if !shared {
+		err = a.root.effect(Effect{Act: ActKeep, Name: shelfOf(name) + "/" + stamp}, func() error {
+			return unix.Linkat(int(parent), base, int(dir), stamp, 0) // a symbolic link is linked itself, not followed
+		})
+	}
 	kept.newest = is
-	if cannotLink(err) {
+	if shared || cannotLink(err) {
 		err = a.copy(from, name, original, shelfOf(name)+"/"+stamp)
 		kept.newest = inode{}
 	}

@@ -62,7 +62,7 @@ func TestTheReplacedInodeStaysAlive(t *testing.T) {
 	}
 }
 
-func TestKeepingChangesOnlyTheOriginalsCtime(t *testing.T) {
+func TestKeepingChangesOnlyTheOriginalsCtimeAndLinks(t *testing.T) {
 	r := openRoot(t, t.TempDir())
 	must(t, r.WriteFile("f", []byte("x"), 0o640))
 	before, err := r.Lstat("f")
@@ -70,7 +70,7 @@ func TestKeepingChangesOnlyTheOriginalsCtime(t *testing.T) {
 	must(t, OpenArchive(openRoot(t, t.TempDir()), 1).Keep(r, "f"))
 	after, err := r.Lstat("f")
 	must(t, err)
-	after.Ctime = before.Ctime
+	after.Ctime, after.Links = before.Ctime, before.Links
 	if before != after {
 		t.Errorf("%+v became %+v", before, after)
 	}
@@ -147,6 +147,40 @@ func TestACopyIsAsGoodAsALink(t *testing.T) {
 		}
 	}
 	if got := archived(t, archive, "key.pem"); got[0] != "secret" {
+		t.Errorf("%q", got)
+	}
+}
+
+// Somebody else's link to a file that was replaced leads to the old content still, and may be written through.
+func TestWhatHasAnotherNameIsCopied(t *testing.T) {
+	r := openRoot(t, t.TempDir())
+	archive := OpenArchive(openRoot(t, t.TempDir()), 3)
+	must(t, r.WriteFile("key.pem", []byte("first"), 0o600))
+	must(t, os.Link(filepath.Join(r.Dir(), "key.pem"), filepath.Join(r.Dir(), "backup")))
+	must(t, archive.Keep(r, "key.pem"))
+	must(t, r.WriteFile("key.pem", []byte("second"), 0o600))
+	must(t, os.WriteFile(filepath.Join(r.Dir(), "backup"), []byte("in place"), 0o600))
+	if got := archived(t, archive, "key.pem"); !slices.Equal(got, []string{"first"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestAnArchiveThatWasRemovedBeginsAnew(t *testing.T) {
+	r := openRoot(t, t.TempDir())
+	dir := filepath.Join(t.TempDir(), "archive")
+	must(t, os.Mkdir(dir, 0o700))
+	archive := OpenArchive(openRoot(t, dir), 3)
+	must(t, r.WriteFile("f", []byte("1"), 0o600))
+	must(t, archive.Keep(r, "f"))
+	must(t, os.RemoveAll(dir))
+	must(t, r.WriteFile("f", []byte("2"), 0o600))
+	if err := archive.Keep(r, "f"); err == nil || !archive.Replaced() {
+		t.Errorf("kept in no place: %v", err)
+	}
+	must(t, os.Mkdir(dir, 0o700))
+	must(t, archive.Reopen())
+	must(t, archive.Keep(r, "f"))
+	if got := archived(t, archive, "f"); !slices.Equal(got, []string{"2"}) || archive.Replaced() {
 		t.Errorf("%q", got)
 	}
 }

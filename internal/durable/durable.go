@@ -70,8 +70,9 @@ type Stat struct {
 	Size     int64  // bytes
 	UID, GID int
 	Dev, Ino uint64
-	Mtime    int64 // unix nanoseconds
-	Ctime    int64 // unix nanoseconds
+	Links    uint64 // how many names it has
+	Mtime    int64  // unix nanoseconds
+	Ctime    int64  // unix nanoseconds
 }
 
 func statOf(raw *unix.Stat_t) Stat {
@@ -83,6 +84,7 @@ func statOf(raw *unix.Stat_t) Stat {
 		GID:     int(raw.Gid),
 		Dev:     uint64(raw.Dev), //nolint:unconvert // narrower on some architectures
 		Ino:     raw.Ino,
+		Links:   uint64(raw.Nlink), //nolint:unconvert // as well
 		Mtime:   raw.Mtim.Nano(),
 		Ctime:   raw.Ctim.Nano(),
 	}
