@@ -83,8 +83,28 @@ func (r *Root) SetMode(name string, perm uint32, o Owner) (warn, err error) {
 	return failure("give away", r.full(name), warn), failure("change the mode of", r.full(name), err)
 }
 
+// unlock lets the owner read what has a mode that does not. Only root opens such a thing otherwise; its owner may change the mode all the same.
+func (d directory) unlock(base string) (err error) {
+	fd, err := d.openat(base, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	var raw unix.Stat_t
+	if err := unix.Fstat(fd, &raw); err != nil {
+		return err
+	}
+	if st := statOf(&raw); st.Kind != File && st.Kind != Directory {
+		return fmt.Errorf("%w: a %s", ErrKind, st.Kind)
+	}
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), raw.Mode&0o7777|unix.S_IRUSR) // fchmod(2) takes no O_PATH
+}
+
 func (d directory) adjust(base string, perm uint32, o Owner, sync bool, kinds ...Kind) (warn, err error) {
 	fd, st, err := d.openToRead(base)
+	if errors.Is(err, unix.EACCES) && d.unlock(base) == nil {
+		fd, st, err = d.openToRead(base)
+	}
 	if err != nil {
 		return nil, err
 	}

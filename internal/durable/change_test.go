@@ -1,11 +1,14 @@
 package durable
 
 import (
+	"errors"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMkDirMakesOrAdjusts(t *testing.T) {
@@ -76,4 +79,32 @@ func TestReplaceSymlinkSwitchesOneLink(t *testing.T) {
 	if names, _ := r.ReadDir("live"); len(names) != 1 {
 		t.Errorf("left %v", names)
 	}
+}
+
+// A mode may come that locks out the agent itself, where it is not root; the next one lets it in again.
+func TestTheOwnerUnlocksWhatItMayNotRead(t *testing.T) {
+	withoutRights(t, 1<<unix.CAP_DAC_OVERRIDE|1<<unix.CAP_DAC_READ_SEARCH, func() {
+		r := openRoot(t, t.TempDir())
+		must(t, r.WriteFile("dir/file", []byte("x"), 0o600))
+		for _, perm := range []uint32{0, 0o300} {
+			_, err := r.SetMode("dir/file", perm, AsItIs)
+			must(t, err)
+			_, err = r.MkDir("dir", perm, AsItIs)
+			must(t, err)
+			if _, err := r.ReadDir("dir"); !errors.Is(err, fs.ErrPermission) {
+				t.Fatalf("it is read all the same: %v", err)
+			}
+			_, err = r.MkDir("dir", 0o750, AsItIs)
+			must(t, err)
+			_, err = r.SetMode("dir/file", 0o640, AsItIs)
+			must(t, err)
+			dir, err := r.Lstat("dir")
+			must(t, err)
+			file, err := r.Lstat("dir/file")
+			must(t, err)
+			if dir.Perm != 0o750 || file.Perm != 0o640 {
+				t.Errorf("after %o: %o and %o", perm, dir.Perm, file.Perm)
+			}
+		}
+	})
 }

@@ -101,14 +101,22 @@ func withoutChown(t *testing.T, do func(group int)) {
 		setThreadGroups(t, []int{group})
 		defer setThreadGroups(t, groups)
 	}
+	withoutRights(t, 1<<unix.CAP_CHOWN|1<<unix.CAP_FOWNER, func() { do(group) })
+}
+
+// withoutRights runs do without some capabilities, which the thread has back afterwards.
+func withoutRights(t *testing.T, which uint32, do func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var had [2]unix.CapUserData
 	must(t, unix.Capget(&header, &had[0]))
 	less := had
-	less[0].Effective &^= 1<<unix.CAP_CHOWN | 1<<unix.CAP_FOWNER
+	less[0].Effective &^= which
 	must(t, unix.Capset(&header, &less[0]))
 	defer func() { must(t, unix.Capset(&header, &had[0])) }()
-	do(group)
+	do()
 }
 
 // setThreadGroups is setgroups(2) without the broadcast to all threads that syscall.Setgroups adds.
