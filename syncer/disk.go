@@ -60,7 +60,10 @@ func (d *disk) look(p index.Path) (sight, error) {
 			return sight{}, err
 		}
 		to, inside := p.Resolve(target)
-		if !inside {
+		switch {
+		case !inside && !p.Escapes(target):
+			return sight{}, strange{fmt.Sprintf("a link to the replicated directory itself (to %s) is not replicated", target)}
+		case !inside:
 			return sight{}, strange{fmt.Sprintf("a link that leaves the directory (to %s) is not replicated", target)}
 		}
 		if d.ignored.match(to) {

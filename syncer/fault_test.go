@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"certswarm/syncer/index"
@@ -175,5 +176,26 @@ func TestInotifyForgetsWhatIsGone(t *testing.T) {
 	}
 	if n.watched(dir) || !n.watched(base) {
 		t.Errorf("%v are known", n.dirs)
+	}
+}
+
+// A link to the replicated directory leads nowhere outside; it is refused all the same, and not for that.
+func TestALinkToTheRootIsRefusedForWhatItIs(t *testing.T) {
+	d := openAlone(t)
+	for name, target := range map[string]string{"up": "..", "out": "../.."} {
+		if err := os.MkdirAll(filepath.Join(d.Path, "dir"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, filepath.Join(d.Path, "dir", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.lookAt(nil, true, postponed{})
+	said := map[string]string{}
+	for _, f := range d.Status().Faults {
+		said[f.Path] = f.Text
+	}
+	if !strings.Contains(said["dir/up"], "the replicated directory itself") || !strings.Contains(said["dir/out"], "leaves the directory") {
+		t.Errorf("%q", said)
 	}
 }
