@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"certswarm/internal/control"
+	"certswarm/internal/fleet"
 	"certswarm/internal/peer"
 	"certswarm/syncer"
 )
@@ -62,7 +63,7 @@ func (h *house) faultProblem(d *syncer.Directory, f syncer.Fault) control.Proble
 			p.Next = fmt.Sprintf("on %s: ls -ld %s; findmnt; or, if another is to take its place: certswarm resume %s --restore", h.self.Name, d.Path, d.Name)
 		}
 	case syncer.DiskFull:
-		p.Next = "df -h " + d.Path
+		p.Next = "df -h " + d.Path + " " + h.cfg.StateDir // the archive and the state database may lie elsewhere
 	case syncer.HeldFile, syncer.NameRefused, syncer.DirectoryUnreadable, syncer.OwnershipFailed:
 		p.Next = fmt.Sprintf("ls -la %s/%s", d.Path, printable(f.Path))
 	case syncer.ClockSkew:
@@ -90,7 +91,7 @@ func (h *house) nginxProblems() []control.Problem {
 	defer h.findings.mu.Unlock()
 	var out []control.Problem
 	for _, f := range h.findings.problems {
-		next := "nginx -t"
+		next := h.nginxTest()
 		if f.Name != "" {
 			next = "certswarm verify " + f.Name
 		}
@@ -100,6 +101,30 @@ func (h *house) nginxProblems() []control.Problem {
 		return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Text, b.Text))
 	})
 	return out
+}
+
+// nginxTest is how a person tests the nginx that is configured.
+func (h *house) nginxTest() string {
+	c := h.cfg.Nginx
+	command := quoted(cmp.Or(c.Binary, "nginx")) + " -t"
+	if c.Prefix != "" {
+		command += " -p " + quoted(c.Prefix)
+	}
+	if c.Config != "" {
+		command += " -c " + quoted(c.Config)
+	}
+	if command == "nginx -t" {
+		return command
+	}
+	return fmt.Sprintf("on %s: %s", h.self.Name, command)
+}
+
+// quoted is a path as a shell takes it.
+func quoted(path string) string {
+	if !strings.ContainsFunc(path, func(r rune) bool { return notInHost(r) && !strings.ContainsRune("/_+=@%,", r) }) {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // obtainingProblems is what keeps this node, as the holder of the lease, from obtaining certificates.
@@ -156,30 +181,59 @@ func (h *house) refusalProblems() []control.Problem {
 		if time.Since(r.Last) > refusalMemory || r.ID.IsZero() {
 			continue // who did not even prove a key is a counter, no problem
 		}
-		if _, connected := h.mesh.Session(r.ID); connected {
-			continue // it was mended
+		if h.mended(r) {
+			continue
 		}
 		code, text := control.PeerRefused, h.name(r.ID)+": "+r.Text
 		if r.Reason == peer.ReasonWrongCluster {
 			code, text = control.TwoClusters, h.name(r.ID)+" "+r.Text
 		}
 		next := "certswarm config show"
-		if r.Reason == peer.ReasonUnknownKey {
+		switch r.Reason {
+		case peer.ReasonUnknownKey:
 			next = "if it belongs here, add its id to peers: on every node"
+		case peer.ReasonTwoDaemons:
+			text, next = r.Text, "stop one of them and give it its own key: move its state_dir away, then certswarm identity generate"
 		}
-		out = append(out, h.problem(code, r.First, text, fmt.Sprintf("%s from %s, %d times", r.ID, r.Address, r.Times), next))
+		p := h.problem(code, r.First, text, fmt.Sprintf("%s from %s, %d times", r.ID, r.Address, r.Times), next)
+		if r.Reason == peer.ReasonTwoDaemons {
+			p.Node = h.name(r.ID) // every node sees it
+		}
+		out = append(out, p)
 	}
 	return out
+}
+
+// mended reports whether what a connection was refused for is no longer so.
+func (h *house) mended(r peer.Refusal) bool {
+	_, connected := h.mesh.Session(r.ID)
+	_, listed := h.roster.Load().ByID(r.ID)
+	switch r.Reason {
+	case peer.ReasonTwoDaemons: // they are connected, one after the other
+		return !listed || time.Since(r.Last) > peer.RefusalSilence
+	case peer.ReasonUnknownKey:
+		return listed
+	case peer.ReasonOtherKey:
+		_, wanted := h.roster.Load().ByID(r.Dialled)
+		return connected || !wanted
+	case peer.ReasonWrongCluster:
+		return connected || !listed
+	}
+	return connected
 }
 
 // fleetProblems is what is wrong anywhere, as far as this node knows: its own problems, those in the reports of connected peers, and what
 // only shows from outside. The errors come first.
 func (h *house) fleetProblems(s control.Status) control.List[control.Problem] {
 	all := h.problemsHere()
+	links := map[fleet.NodeID]peer.PeerStatus{}
+	for _, link := range h.mesh.Peers() {
+		links[link.ID] = link
+	}
 	for _, p := range s.Peers {
 		if !p.Connected {
-			if !h.mayYetConnect(p) {
-				all = append(all, h.lostPeer(p))
+			if link := links[p.ID]; !h.mayYetConnect(p, link) {
+				all = append(all, h.lostPeer(p, link))
 			}
 			continue
 		}
@@ -199,34 +253,51 @@ func (h *house) fleetProblems(s control.Status) control.List[control.Problem] {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b control.Problem) int {
-		return cmp.Or(cmp.Compare(a.Severity, b.Severity), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Code, b.Code))
+		return cmp.Or(cmp.Compare(a.Severity, b.Severity), cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Code, b.Code))
 	})
 	return out
+}
+
+// rank puts what explains other problems before them.
+func rank(p control.Problem) int {
+	if p.Code == control.TwoClusters {
+		return 0
+	}
+	return 1
 }
 
 // connectTime is within which every peer that can be reached is connected (internal/peer).
 const connectTime = 5 * time.Second
 
-// mayYetConnect reports whether a house is too new, or too old, for it to mean anything that a peer is not connected.
-func (h *house) mayYetConnect(p control.Peer) bool {
+// mayYetConnect reports whether a house, or a peer in its list, is too new, or the house too old, for it to mean anything that the peer is not
+// connected.
+func (h *house) mayYetConnect(p control.Peer, link peer.PeerStatus) bool {
 	gone := !p.LastHeard.IsZero() && time.Since(p.LastHeard.Time) >= connectTime
-	return (h.left.Load() || time.Since(h.built) < connectTime) && !gone
+	return (h.left.Load() || time.Since(h.built) < connectTime || time.Since(link.Added) < connectTime) && !gone
 }
 
-func (h *house) lostPeer(p control.Peer) control.Problem {
+func (h *house) lostPeer(p control.Peer, link peer.PeerStatus) control.Problem {
 	since := p.LastHeard.Time
 	text := fmt.Sprintf("%s is not connected", p.Name)
-	if since.IsZero() {
+	switch {
+	case !since.IsZero():
+	case link.Added.After(h.started):
+		since = link.Added
+		text = fmt.Sprintf("%s was never connected since it was added", p.Name)
+	default:
 		since = h.started
 		text = fmt.Sprintf("%s was never connected since this agent started", p.Name)
 	}
-	because := ""
-	for _, m := range h.mesh.Peers() {
-		if m.ID == p.ID {
-			because = m.LastError
-		}
+	next := fmt.Sprintf("on %s: systemctl status certswarm", p.Name)
+	switch link.Failure {
+	case peer.FailureRefused:
+		next = fmt.Sprintf("on %s: certswarm config show; if this node belongs there, add its id to peers:", p.Name)
+	case peer.FailureOtherCluster:
+		next = "certswarm config show; make cluster: the same"
+	case peer.FailureOtherKey:
+		next = fmt.Sprintf("certswarm config show; correct the address of %s, or its id", p.Name)
 	}
-	problem := h.problem(control.PeerLost, since, text, because, fmt.Sprintf("on %s: systemctl status certswarm", p.Name))
+	problem := h.problem(control.PeerLost, since, text, link.LastError, next)
 	problem.Node = p.Name
 	return problem
 }

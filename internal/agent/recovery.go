@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	"certswarm/internal/fleet"
 	"certswarm/internal/lease"
 	"certswarm/internal/lease/rules"
+	"certswarm/internal/peer"
 )
 
 // Who was not heard a moment ago gets this long to say where it stands: a node that has just come back is being asked.
@@ -44,6 +47,9 @@ func (a *Agent) Recovery(ctx context.Context) (control.Recovery, error) {
 	}
 	if err := h.elector.MayRecover(ctx); err != nil {
 		r.Refused = err.Error()
+		return r, nil
+	}
+	if r.Refused = h.cutOff(ctx); r.Refused != "" {
 		return r, nil
 	}
 	r.Rebuilds = true
@@ -87,6 +93,41 @@ func (h *house) voters() []fleet.NodeID {
 	return out
 }
 
+// missing is the voters without a session.
+func (h *house) missing() []peer.PeerStatus {
+	voters := h.voters()
+	return slices.DeleteFunc(h.mesh.Peers(), func(p peer.PeerStatus) bool { return p.Connected || !slices.Contains(voters, p.ID) })
+}
+
+// refusing is the missing voters that are not gone: they want nothing to do with this node, whose configuration, or theirs, is wrong.
+func (h *house) refusing() []peer.PeerStatus {
+	return slices.DeleteFunc(h.missing(), func(p peer.PeerStatus) bool { return p.Refuses == "" })
+}
+
+// cutOff says why the lease must not be rebuilt here although nothing in the vote speaks against it: a majority that refuses this node may well do
+// without it, and would lose the lease to it later. It waits until every voter was dialled.
+func (h *house) cutOff(ctx context.Context) string {
+	for begun := time.Now(); slices.ContainsFunc(h.missing(), func(p peer.PeerStatus) bool { return p.LastError == "" }); {
+		if time.Since(begun) >= standingWait || !pause(ctx, standingPause) {
+			break
+		}
+	}
+	refusing := h.refusing()
+	if len(refusing) == 0 {
+		return ""
+	}
+	p := refusing[max(0, slices.IndexFunc(refusing, func(p peer.PeerStatus) bool { return p.Failure.Refuses() }))]
+	why, mend := fmt.Sprintf("its peer list lacks %s", h.self.ID), "mend the lists; this node may have been removed"
+	if p.Refuses == peer.FailureOtherCluster {
+		why, mend = fmt.Sprintf("it belongs to another cluster than %q", h.cfg.Cluster), "make cluster: the same"
+	}
+	if !p.Failure.Refuses() {
+		return fmt.Sprintf("%s refused this node when it was last seen alive (%s): %s; if it is gone for good, remove it from peers: here first",
+			h.name(p.ID), why, mend)
+	}
+	return fmt.Sprintf("%s is alive and refuses this node (%s): %s", h.name(p.ID), why, mend)
+}
+
 // awaitsWord returns the problem that ends when a person confirms the peer list, nil if there is none.
 func (h *house) awaitsWord() *lease.Problem {
 	for _, p := range h.elector.View().Problems {
@@ -102,6 +143,9 @@ func (a *Agent) RecoverLease(ctx context.Context) error {
 	h := a.house.Load()
 	if h.awaitsWord() != nil {
 		return h.elector.Confirm(ctx)
+	}
+	if refused := h.cutOff(ctx); refused != "" {
+		return errors.New(refused)
 	}
 	return h.elector.Recover(ctx)
 }

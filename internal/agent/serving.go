@@ -17,7 +17,8 @@ import (
 
 // findings is what this node's nginx was last seen to do.
 type findings struct {
-	touched chan struct{} // files changed that nginx may care about
+	touched chan struct{}   // files changed that nginx may care about
+	run     context.Context // of whoever applies what is wished; nil before it does
 
 	mu       sync.Mutex
 	served   map[string][]nginx.Served // guarded by mu, by certificate
@@ -41,9 +42,13 @@ func (f *findings) touch([]index.Path) {
 	}
 }
 
-// noteReport takes what an Apply did: it replaces what was found before about the same certificates, and about nginx itself.
+// noteReport takes what an Apply did: it replaces what was found before about the same certificates, and about nginx itself. One that this node
+// broke off itself, because it ends, tells nothing about nginx.
 func (h *house) noteReport(r nginx.Report) {
 	f := &h.findings
+	if f.run != nil && f.run.Err() != nil {
+		return
+	}
 	f.mu.Lock()
 	before := f.problems
 	f.problems = map[string]finding{}
@@ -120,7 +125,7 @@ func (h *house) keepServing(ctx context.Context) {
 	}
 	var running sync.WaitGroup
 	defer running.Wait()
-	running.Go(func() { h.keeper.Run(ctx) })
+	running.Go(func() { h.applyWishes(ctx) })
 	running.Go(func() {
 		if h.awaitSettled(ctx) {
 			h.mayAdopt.Store(true)
@@ -128,6 +133,12 @@ func (h *house) keepServing(ctx context.Context) {
 		}
 	})
 	h.keepLooking(ctx)
+}
+
+// applyWishes has nginx serve what the keeper is notified of, until ctx ends.
+func (h *house) applyWishes(ctx context.Context) {
+	h.findings.run = ctx
+	h.keeper.Run(ctx)
 }
 
 // keepLooking is keepServing's own part, until ctx ends.

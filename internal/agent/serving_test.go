@@ -3,10 +3,12 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -96,7 +98,7 @@ func (h *house) look(t *testing.T, during func()) {
 	h.findings.init()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	running.Go(func() { h.keeper.Run(ctx) })
+	running.Go(func() { h.applyWishes(ctx) })
 	running.Go(func() { h.keepLooking(ctx) })
 	during()
 	cancel()
@@ -164,4 +166,59 @@ func TestAListenerThatAVerificationMissesIsSaid(t *testing.T) {
 			}
 		})
 	})
+}
+
+// slow is an nginx that reloads until it is told to stop, or fails at once.
+type slow struct {
+	*frontEnd
+	fails bool
+}
+
+func (s slow) Reload(ctx context.Context) error {
+	if s.fails {
+		return errors.New("no such process")
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A reload that this node itself broke off, because it ends, is no failure of nginx.
+func TestAReloadThatTheEndInterruptsIsNoFailure(t *testing.T) {
+	for fails, want := range map[bool]string{false: "", true: "nginx-reload-failed "} {
+		h, f := watchedFrontEnd(t)
+		h.nginx = nginx.New(nginx.Config{Store: h.store.dir.Root(), Run: slow{f, fails}, Dial: f.dial})
+		var log strings.Builder
+		h.log = slog.New(slog.NewTextHandler(&log, nil))
+		synctest.Test(t, func(t *testing.T) {
+			h.look(t, func() {
+				h.keeper.Notify()
+				time.Sleep(5 * time.Second)
+				synctest.Wait()
+			})
+			codes := ""
+			for _, p := range h.nginxProblems() {
+				codes += string(p.Code) + " "
+			}
+			if codes != want || strings.Contains(log.String(), "could not be reloaded") != fails {
+				t.Errorf("%q\n%s", codes, log.String())
+			}
+		})
+	}
+}
+
+// The nginx to be tested is the configured one.
+func TestHowToTestNginx(t *testing.T) {
+	for want, c := range map[string]config.Nginx{
+		"nginx -t": {Binary: "nginx"},
+		"on fe1: /opt/nginx/sbin/nginx -t -p /opt/nginx -c conf/edge.conf": {Binary: "/opt/nginx/sbin/nginx", Prefix: "/opt/nginx", Config: "conf/edge.conf"},
+		"on fe1: nginx -t -c '/etc/my nginx/it'\\''s.conf'":                {Binary: "nginx", Config: "/etc/my nginx/it's.conf"},
+	} {
+		h := &house{cfg: &config.Config{Nginx: c}}
+		h.self.Name = "fe1"
+		h.findings.init()
+		h.findings.problems["nginx-down "] = finding{Problem: nginx.Problem{Code: nginx.Down}}
+		if got := h.nginxProblems()[0].Next; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
 }

@@ -44,12 +44,24 @@ func (h *house) nodeStatus() control.Node {
 	}
 }
 
+// reasonOf says why a directory is not in sync: what keeps this node from writing or reading, the latest of the gravest kind. What is only odd
+// (an owner that cannot be given, a name that is refused) keeps nobody behind.
 func reasonOf(ds syncer.DirectoryStatus) string {
-	if ds.Reason != "" || len(ds.Faults) == 0 || ds.State == syncer.InSync {
+	if ds.Reason != "" || ds.State == syncer.InSync {
 		return ds.Reason
 	}
-	f := ds.Faults[0]
-	return strings.TrimSpace(string(f.Code) + ": " + f.Text)
+	for _, grave := range [][]syncer.FaultCode{{syncer.DiskFull, syncer.WriteFailed}, {syncer.DirectoryUnreadable}, {syncer.StateDamaged}} {
+		var latest *syncer.Fault
+		for i, f := range ds.Faults {
+			if slices.Contains(grave, f.Code) && (latest == nil || f.Since.After(latest.Since)) {
+				latest = &ds.Faults[i]
+			}
+		}
+		if latest != nil {
+			return strings.TrimSpace(string(latest.Code) + ": " + latest.Text)
+		}
+	}
+	return ""
 }
 
 // serves reports whether an nginx is in this node's care: one that it tests, reloads and looks at.
@@ -73,7 +85,10 @@ func (h *house) peerStatus(dirs map[string]syncer.DirectoryStatus) control.List[
 			peer.Address = m.Addresses[0]
 		}
 		for _, d := range h.syncer.Directories() {
-			progress := dirs[d.Name].Peers[p.ID]
+			progress, connected := dirs[d.Name].Peers[p.ID]
+			if !connected {
+				progress = dirs[d.Name].Away[p.ID]
+			}
 			peer.Behind += progress.Behind
 			if d.Name == privateDirectory {
 				continue // its names are nobody's business

@@ -26,8 +26,11 @@ func (h *house) nameOf(id fleet.NodeID) string {
 func (h *house) leaseStatus() control.Lease {
 	v := h.elector.View()
 	l := control.Lease{
-		Engine: v.Engine, Holder: h.nameOf(v.Holder), Epoch: v.Epoch, HeldHere: v.HeldHere, Renewed: control.At(v.Renewed),
+		Engine: v.Engine, Epoch: v.Epoch, HeldHere: v.HeldHere, Renewed: control.At(v.Renewed),
 		Leader: h.nameOf(v.Leader), Wished: v.Wished,
+	}
+	if holder, listed := h.roster.Load().ByID(v.Holder); listed {
+		l.Holder = holder.Name
 	}
 	for _, voter := range v.Voters {
 		l.Voters = append(l.Voters, control.Voter{
@@ -69,7 +72,7 @@ func (h *house) holderProblems(s control.Status) []control.Problem {
 	switch {
 	case h.left.Load():
 		return nil
-	case s.Lease.Holder != "":
+	case !view.Holder.IsZero():
 		return h.idleHolder(view.Holder)
 	}
 	since := s.Lease.Renewed.Time
@@ -78,7 +81,7 @@ func (h *house) holderProblems(s control.Status) []control.Problem {
 	}
 	for _, p := range view.Problems {
 		if p.Code == lease.NoHolder {
-			return []control.Problem{h.problem(control.NoLeaseHolder, since, p.Text, h.withoutHolder(), p.Next)}
+			return []control.Problem{h.problem(control.NoLeaseHolder, since, p.Text, h.withoutHolder(), h.towardsHolder(p.Next))}
 		}
 	}
 	// With a vote, whoever votes knows why; who does not waits for their word at least as long.
@@ -97,7 +100,15 @@ func (h *house) holderProblems(s control.Status) []control.Problem {
 			why = fmt.Sprintf("%s is to hold it (the first issuer in the list) and is not heard from", issuers[0].Name)
 		}
 	}
-	return []control.Problem{h.problem(control.NoLeaseHolder, since, "nobody holds the lease: "+why, h.withoutHolder(), "certswarm lease show")}
+	return []control.Problem{h.problem(control.NoLeaseHolder, since, "nobody holds the lease: "+why, h.withoutHolder(), h.towardsHolder("certswarm lease show"))}
+}
+
+// towardsHolder is what to do so that somebody holds the lease: next, unless voters are alive and this node is cut off by configuration.
+func (h *house) towardsHolder(next string) string {
+	if len(h.refusing()) > 0 {
+		return "certswarm config show"
+	}
+	return next
 }
 
 // idleHolder says that whoever holds the lease has nothing to obtain certificates with, while another issuer has.

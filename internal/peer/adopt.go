@@ -2,6 +2,7 @@ package peer
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"certswarm/internal/fleet"
@@ -83,10 +84,16 @@ func (m *Mesh) adopt(s *Session) error {
 		m.spawnLocked(func() { m.tellHello(s) })
 	}
 	s.heard = time.Now()
-	l.session, l.lastError = s, ""
+	l.session, l.lastError, l.failure, l.refuses = s, "", "", ""
+	doubled := l.twins.note(sighting{s.hello.Instance, s.Address(), s.heard})
+	name := m.nameOfLocked(s.peer)
 	l.signalLocked()
 	m.changedLocked()
 	m.mu.Unlock()
+	m.refusals.forget(s.peer, s.since)
+	if doubled != nil {
+		m.refuse(s.peer, s.conn.RemoteAddr(), ReasonTwoDaemons, fmt.Sprintf("two daemons run with the key of %s, at %s and %s", name, doubled[0], doubled[1]))
+	}
 	if old != nil {
 		old.end(codeReplaced, "replaced by a newer connection")
 	}
@@ -113,7 +120,7 @@ func (m *Mesh) retire(s *Session, cause error) {
 	}
 	l.session = nil
 	l.ended = s.name
-	l.lastError = m.explain(cause)
+	l.failLocked(m.diagnose(cause))
 	l.signalLocked()
 	m.changedLocked()
 	if !m.ending {

@@ -129,7 +129,8 @@ func (m *Mesh) connect(ctx context.Context, member fleet.Member) (*quic.Conn, er
 		return race(ctx, targets, func(ctx context.Context, target *net.UDPAddr) (*quic.Conn, error) {
 			conn, err := m.dial(ctx, member.ID, target)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %s", target, m.explain(err))
+				kind, text := m.diagnose(err)
+				return nil, &failure{kind, fmt.Sprintf("%s: %s", target, text)}
 			}
 			return conn, nil
 		})
@@ -194,7 +195,7 @@ func (m *Mesh) dial(ctx context.Context, to fleet.NodeID, at *net.UDPAddr) (*qui
 	conn, err := m.transport.Dial(context.WithValue(ctx, holdKey{}, h), at, m.clientTLS(to, at), m.quicConfig())
 	if err != nil {
 		if isTimeout(err) {
-			err = fmt.Errorf("no answer within %s; is UDP blocked?", dialWait)
+			err = &failure{FailureSilence, fmt.Sprintf("no answer within %s; is UDP blocked?", dialWait)}
 		}
 		return nil, err
 	}
@@ -227,15 +228,24 @@ func resolve(ctx context.Context, address string) ([]*net.UDPAddr, error) {
 
 // failed notes why there is no session with a peer.
 func (m *Mesh) failed(peer fleet.NodeID, err error) {
-	text := m.explain(err)
+	kind, text := m.diagnose(err)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := m.links[peer]
 	if l == nil || l.session != nil {
 		return
 	}
-	if l.lastError != text {
-		l.lastError = text
+	before := l.lastError
+	l.failLocked(kind, text)
+	if before != text {
 		m.log.Debug("no session", "peer", m.nameOfLocked(peer), "cause", text)
+	}
+}
+
+// failLocked notes why there is no session. What a peer said last when it was alive outlasts its silence.
+func (l *link) failLocked(kind Failure, text string) {
+	l.failure, l.lastError = kind, text
+	if kind.Refuses() {
+		l.refuses = kind
 	}
 }

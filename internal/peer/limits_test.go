@@ -90,7 +90,7 @@ func TestRefusalsAreBoundedAndTheLogIsNotFlooded(t *testing.T) {
 		now = now.Add(10 * time.Millisecond)
 		var id [32]byte
 		id[0], id[1] = byte(i), byte(i>>8)
-		if r.add(id, fmt.Sprint(i), ReasonUnknownKey, "", now) {
+		if r.add(Refusal{ID: id, Address: fmt.Sprint(i), Reason: ReasonUnknownKey}, now) {
 			lines++
 		}
 	}
@@ -107,7 +107,7 @@ func TestOneNodesRefusalsAreOneEntry(t *testing.T) {
 	now := time.Unix(1, 0)
 	var lines []time.Duration
 	for at := time.Duration(0); at < 150*time.Second; at += time.Second {
-		if r.add([32]byte{1}, "a", ReasonWrongCluster, "", now.Add(at)) {
+		if r.add(Refusal{ID: [32]byte{1}, Address: "a", Reason: ReasonWrongCluster}, now.Add(at)) {
 			lines = append(lines, at)
 		}
 	}

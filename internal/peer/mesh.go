@@ -36,7 +36,8 @@ type Config struct {
 	Conn     net.PacketConn // UDP or simulated; Run closes it
 	Roster   fleet.Roster   // whether it contains this node does not matter
 
-	// Heard is when an earlier Mesh of this process last heard a peer: one that takes its place goes on from there. May be nil.
+	// Heard is when an earlier Mesh of this process last heard each of its peers, or zero: one that takes its place goes on from there. Nil for
+	// the first.
 	Heard map[fleet.NodeID]time.Time
 
 	Log *slog.Logger // default: slog.Default()
@@ -76,6 +77,7 @@ type Mesh struct {
 // link is what is known of one peer of the list, connected or not.
 type link struct {
 	member      fleet.Member
+	since       time.Time          // when it came into the list; zero: it was in the first one
 	stop        context.CancelFunc // ends its dialling for good; nil before Run
 	stopAttempt context.CancelFunc // ends the dial under way, if any: signalLocked calls it
 	greeting    bool               // a connection dialled from here is past its handshake and saying Hello
@@ -84,6 +86,9 @@ type link struct {
 	ended       sessionName        // the last session that ended here
 	lastHeard   time.Time
 	lastError   string
+	failure     Failure // of lastError
+	refuses     Failure // the last that Refuses since there was a session
+	twins       twins
 }
 
 // PeerStatus is what an operator wants to know about one peer of the list.
@@ -97,6 +102,9 @@ type PeerStatus struct {
 	Version        string        // the peer's software, "" when not connected
 	RosterDigest   [32]byte      // of the peer's own list, zero when not connected
 	LastError      string        // why there is no session, "" when connected
+	Failure        Failure       // the kind of LastError
+	Refuses        Failure       // how it refused this node when it was last seen alive, which may be a while ago; "" when it did not
+	Added          time.Time     // when a changed list brought it; zero: it was there when this process began
 }
 
 // New checks config and returns a Mesh; it touches nothing outside.
@@ -135,7 +143,11 @@ func New(config Config) (*Mesh, error) {
 	m.streams[PurposeCall] = m.answerCall
 	m.SetRoster(config.Roster)
 	for id, l := range m.links {
-		l.lastHeard = config.Heard[id]
+		heard, known := config.Heard[id]
+		l.lastHeard = heard
+		if known || config.Heard == nil {
+			l.since = time.Time{}
+		}
 	}
 	return m, nil
 }
@@ -247,7 +259,7 @@ func (m *Mesh) SetRoster(roster fleet.Roster) {
 	for _, member := range neighbours(roster, m.self.ID()) {
 		l := m.links[member.ID]
 		if l == nil {
-			l = &link{member: member, changed: make(chan struct{})}
+			l = &link{member: member, since: time.Now(), changed: make(chan struct{})}
 			m.links[member.ID] = l
 			if m.run != nil {
 				m.startDiallingLocked(l)
@@ -308,7 +320,7 @@ func (m *Mesh) Peers() []PeerStatus {
 	all := make([]PeerStatus, 0, len(m.links))
 	for _, id := range slices.SortedFunc(maps.Keys(m.links), fleet.NodeID.Compare) {
 		l := m.links[id]
-		status := PeerStatus{ID: id, LastHeard: l.lastHeard, LastError: l.lastError}
+		status := PeerStatus{ID: id, LastHeard: l.lastHeard, LastError: l.lastError, Failure: l.failure, Refuses: l.refuses, Added: l.since}
 		if s := l.session; s != nil {
 			status.Connected = true
 			status.ConnectedSince = s.since

@@ -21,16 +21,18 @@ const (
 	ReasonOwnKey       Reason = "own-key"       // dialled itself, or somebody has a copy of this node's key
 	ReasonProtocol     Reason = "protocol"      // does not speak this protocol, or breaks it
 	ReasonTooMany      Reason = "too-many"      // too many handshakes in flight
+	ReasonTwoDaemons   Reason = "two-daemons"   // let in, but two processes with this key take the session from each other
 )
 
 // Refusal is one kind of refusal of one node, however often it happened.
 type Refusal struct {
 	ID      fleet.NodeID // zero when it did not get as far as proving one
+	Dialled fleet.NodeID // for ReasonOtherKey: who was dialled; else zero
 	Address string       // where it last came from or was dialled at
 	Reason  Reason
-	Text    string // for people: what was wrong
-	Times   uint64
-	First   time.Time
+	Text    string    // for people: what was wrong
+	Times   uint64    // since First
+	First   time.Time // after a silence of RefusalSilence a refusal begins anew
 	Last    time.Time
 }
 
@@ -41,6 +43,9 @@ type Refusals struct {
 }
 
 const (
+	// RefusalSilence is after how long without another a refusal is over: who is refused comes again every few seconds.
+	RefusalSilence = time.Minute
+
 	refusalsKept      = 16
 	refusalLogPause   = time.Minute // for one node and reason
 	strangerLogPause  = time.Hour   // the same for a key nobody listed: one line is for the operator to copy, the rest is counted
@@ -61,21 +66,26 @@ type remembered struct {
 }
 
 // add counts one refusal and reports whether it deserves a line in the log.
-func (r *refusals) add(id fleet.NodeID, address string, reason Reason, text string, now time.Time) bool {
+func (r *refusals) add(refused Refusal, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.counts == nil {
 		r.counts = map[Reason]uint64{}
 	}
-	r.counts[reason]++
-	entry := remembered{Refusal: Refusal{ID: id, Reason: reason, First: now}}
-	if i := slices.IndexFunc(r.recent, func(e remembered) bool { return e.ID == id && e.Reason == reason }); i >= 0 {
+	r.counts[refused.Reason]++
+	entry := remembered{Refusal: refused}
+	if i := slices.IndexFunc(r.recent, func(e remembered) bool {
+		return e.ID == refused.ID && e.Reason == refused.Reason && e.Dialled == refused.Dialled
+	}); i >= 0 {
 		entry = r.recent[i]
 		r.recent = slices.Delete(r.recent, i, i+1)
 	} else if len(r.recent) == refusalsKept {
 		r.recent = slices.Delete(r.recent, 0, 1)
 	}
-	entry.Address, entry.Text, entry.Last = address, text, now
+	if now.Sub(entry.Last) >= RefusalSilence {
+		entry.First, entry.Times = now, 0
+	}
+	entry.Address, entry.Text, entry.Last = refused.Address, refused.Text, now
 	entry.Times++
 	loud := r.loudLocked(entry, now)
 	if loud {
@@ -83,6 +93,16 @@ func (r *refusals) add(id fleet.NodeID, address string, reason Reason, text stri
 	}
 	r.recent = append(r.recent, entry)
 	return loud
+}
+
+// forget drops what is remembered about a node that is let in at now, but that it has a double as long as that goes on.
+func (r *refusals) forget(id fleet.NodeID, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.recent = slices.DeleteFunc(r.recent, func(e remembered) bool {
+		goesOn := e.Reason == ReasonTwoDaemons && now.Sub(e.Last) < RefusalSilence
+		return (e.ID == id || e.Dialled == id) && !goesOn
+	})
 }
 
 func (r *refusals) loudLocked(entry remembered, now time.Time) bool {
@@ -101,12 +121,16 @@ func (r *refusals) loudLocked(entry remembered, now time.Time) bool {
 }
 
 func (m *Mesh) refuse(id fleet.NodeID, from net.Addr, reason Reason, text string) {
-	if m.refusals.add(id, from.String(), reason, text, time.Now()) {
+	m.refuseAs(Refusal{ID: id, Address: from.String(), Reason: reason, Text: text})
+}
+
+func (m *Mesh) refuseAs(refused Refusal) {
+	if m.refusals.add(refused, time.Now()) {
 		shown := ""
-		if !id.IsZero() {
-			shown = id.String()
+		if !refused.ID.IsZero() {
+			shown = refused.ID.String()
 		}
-		m.log.Warn("connection refused", "id", shown, "address", from.String(), "reason", string(reason), "what", text)
+		m.log.Warn("connection refused", "id", shown, "address", refused.Address, "reason", string(refused.Reason), "what", refused.Text)
 	}
 }
 

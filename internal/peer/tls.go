@@ -93,7 +93,11 @@ func (m *Mesh) verify(state tls.ConnectionState, from net.Addr, wanted fleet.Nod
 	if err == nil {
 		return nil
 	}
-	m.refuse(err.id, from, err.reason, err.text)
+	refused := Refusal{ID: err.id, Address: from.String(), Reason: err.reason, Text: err.text}
+	if err.reason == ReasonOtherKey {
+		refused.Dialled = wanted
+	}
+	m.refuseAs(refused)
 	return err
 }
 
