@@ -37,7 +37,11 @@ func barrier(c *cli.Context) error {
 		return err
 	}
 	defer cancel()
-	missing, err := awaitBarrier(ctx, globalsOf(c).dial(), wish)
+	daemon, err := dialOf(c)
+	if err != nil {
+		return err
+	}
+	missing, err := awaitBarrier(ctx, daemon, wish)
 	if errors.Is(err, context.DeadlineExceeded) {
 		if len(missing) == 0 {
 			missing = []string{"the daemon has not answered yet"}

@@ -53,7 +53,11 @@ func rollBack(c *cli.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 	defer cancel()
-	done, err := globalsOf(c).dial().RollBack(ctx, name, generation)
+	daemon, err := dialOf(c)
+	if err != nil {
+		return err
+	}
+	done, err := daemon.RollBack(ctx, name, generation)
 	if err != nil {
 		return unanswered(err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"certswarm/internal/control"
@@ -21,11 +22,19 @@ func attemptsCommand() *cli.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 			defer cancel()
-			attempts, err := globalsOf(c).dial().Attempts(ctx, name)
+			daemon, err := dialOf(c)
+			if err != nil {
+				return err
+			}
+			attempts, err := daemon.Attempts(ctx, name)
 			if err != nil {
 				return unanswered(err)
 			}
-			return tell(c, attempts, func(l look) string { return renderAttempts(attempts, time.Now(), l) })
+			nothing := ""
+			if len(attempts.Attempts) == 0 {
+				nothing = fmt.Sprintf("Nothing was tried for %s yet.", printable(attempts.Name))
+			}
+			return tellUnless(c, attempts, nothing, func(l look) string { return renderAttempts(attempts, time.Now(), l) })
 		},
 	}
 }
@@ -33,10 +42,6 @@ func attemptsCommand() *cli.Command {
 // renderAttempts is the page of `cert history`.
 func renderAttempts(a control.Attempts, now time.Time, look look) string {
 	p := page{look: look}
-	if len(a.Attempts) == 0 {
-		p.line("Nothing was tried for %s yet.", printable(a.Name))
-		return p.lines.String()
-	}
 	rows := [][]cell{header("STARTED", "NODE", "EPOCH", "WHY", "OUTCOME", "SERIAL", "EXPIRES")}
 	for _, at := range a.Attempts {
 		expires := cell{text: "-"}

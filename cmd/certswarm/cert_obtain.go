@@ -43,12 +43,15 @@ func obtain(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	g := globalsOf(c)
+	daemon, err := dialOf(c)
+	if err != nil {
+		return err
+	}
 	force := c.Bool("force")
 	o := control.Order{Name: name, Renew: force || c.Command.Name == "renew", Force: force, DryRun: c.Bool("dry-run"), NoWait: c.Bool("no-wait")}
 	var done control.Obtained
 	err = followed(c, name, func(ctx context.Context, tell func(control.Progress)) error {
-		done, err = g.dial().Obtain(ctx, o, tell)
+		done, err = daemon.Obtain(ctx, o, tell)
 		return err
 	})
 	if err != nil {

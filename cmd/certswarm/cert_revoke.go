@@ -39,8 +39,11 @@ func revoke(c *cli.Context) error {
 	if !slices.Contains(control.Reasons(), reason) {
 		return fail(exitUsage, "--reason %s is none of %s", printable(reason), strings.Join(control.Reasons(), ", "))
 	}
-	g := globalsOf(c)
-	tried, err := g.dial().Attempts(c.Context, name)
+	daemon, err := dialOf(c)
+	if err != nil {
+		return err
+	}
+	tried, err := daemon.Attempts(c.Context, name)
 	if errors.Is(err, control.ErrUnknownCertificate) || errors.Is(err, control.ErrNoDaemon) {
 		return unanswered(err) // before a person is asked about what cannot be done
 	}
@@ -50,7 +53,7 @@ func revoke(c *cli.Context) error {
 	}
 	var done control.Revoked
 	err = followed(c, name, func(ctx context.Context, tell func(control.Progress)) error {
-		done, err = g.dial().Revoke(ctx, control.Revocation{Name: name, Reason: reason, NoWait: c.Bool("no-wait")}, tell)
+		done, err = daemon.Revoke(ctx, control.Revocation{Name: name, Reason: reason, NoWait: c.Bool("no-wait")}, tell)
 		return err
 	})
 	if err != nil {

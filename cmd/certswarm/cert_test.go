@@ -93,7 +93,7 @@ func TestCertCommands(t *testing.T) {
 		"cert history www.example.com":                 {0, "2001-09-09T01:48:20Z  fe1, then fe2  1-0000000000000002.3.4  a rehearsal", ""},
 		"cert history www.example.com --no-color":      {0, "failed after ordered: the CA said", ""},
 		"cert history www.example.com --json":          {0, `"outcome": "under-way"`, ""},
-		"cert history a":                               {0, "Nothing was tried for a yet.\n", ""},
+		"cert history a":                               {0, "", "Nothing was tried for a yet.\n"},
 		"cert history a --json":                        {0, `"attempts": []`, ""},
 		"cert history":                                 {2, "", "cert history takes one certificate"},
 	} {

@@ -26,7 +26,7 @@ func checkCommand() *cli.Command {
 		Usage: "is a Nagios plugin: one line and perfdata (exit 0: no problem, 1: a warning, 2: an error, 3: no daemon)",
 		Action: func(c *cli.Context) error {
 			code, line := pluginUnknown, ""
-			status, err := globalsOf(c).dial().Status(c.Context)
+			status, err := statusOf(c)
 			if err != nil {
 				line = pluginLine(pluginUnknown, err.Error())
 			} else {
@@ -39,6 +39,15 @@ func checkCommand() *cli.Command {
 			return err
 		},
 	}
+}
+
+// statusOf asks once how things stand.
+func statusOf(c *cli.Context) (control.Status, error) {
+	daemon, err := dialOf(c)
+	if err != nil {
+		return control.Status{}, err
+	}
+	return daemon.Status(c.Context)
 }
 
 // pluginVerdict judges a status: the worst problem decides, and the first of that severity is told.

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
 )
 
@@ -225,9 +226,46 @@ func TestWithoutADaemonEveryCommandSaysSoAndExits2(t *testing.T) {
 	}
 }
 
+// Who names a configuration means the daemon that it is of: where there is none, no other daemon is asked in its place.
+func TestWithoutTheNamedConfigurationNobodyIsAsked(t *testing.T) {
+	const none = "certswarm: none.yaml: no such file; name the daemon's socket with --socket\n"
+	t.Chdir(t.TempDir())
+	for _, command := range []string{
+		"status", "status --watch", "peers", "certs", "lease", "lease resign", "lease recover --yes", "lease run -- /bin/sh", "reload", "rescan",
+		"resume certs --accept", "history", "restore a", "restore a --to b", "events", "verify", "wait --for synced --timeout 1ms", "barrier --path p --timeout 1ms", "doctor",
+		"cert issue a", "cert renew a", "cert revoke a --yes", "cert history a", "cert rollback a",
+	} {
+		if code, stdout, stderr := certswarm(append([]string{"--config", "none.yaml"}, strings.Fields(command)...)...); code != 2 || stdout != "" || stderr != none {
+			t.Errorf("%s: exit %d\nstdout: %s\nstderr: %s", command, code, stdout, stderr)
+		}
+	}
+	if code, stdout, _ := certswarm("check", "--config", "none.yaml"); code != 3 || !strings.HasPrefix(stdout, "CERTSWARM UNKNOWN - none.yaml: no such file") {
+		t.Errorf("check: exit %d, %s", code, stdout)
+	}
+	if code, _, stderr := certswarm("rescan", "--socket", ""); code != 2 || !strings.Contains(stderr, "--socket is empty") {
+		t.Errorf("an empty socket: exit %d, %s", code, stderr)
+	}
+}
+
+// An editor jumps to the place that a line begins with, whoever found it.
+func TestReloadSaysWhereTheConfigurationIsWrong(t *testing.T) {
+	wrong := config.Errors{{File: "a.yaml", Line: 3, Col: 1, What: "unknown key \"x\"", Instead: "write y"}, {File: "b.yaml", Line: 1, Col: 9, What: "no", Instead: "yes"}}
+	code, stdout, stderr := ask(serveControl(t, &scripted{reload: wrong}), "reload")
+	if code != 1 || stdout != "" || stderr != "a.yaml:3:1: unknown key \"x\"; write y\nb.yaml:1:9: no; yes\n" {
+		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
+	}
+	if code, _, stderr := ask(serveControl(t, &scripted{reload: errors.New("cluster changed")}), "reload"); code != 1 || stderr != "certswarm: cluster changed\n" {
+		t.Errorf("what is wrong nowhere in a file: exit %d, %q", code, stderr)
+	}
+}
+
 func TestASocketThatWasGuessedIsSaidToBe(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
-	_, err := globals{Socket: socket, Doubt: "a.yaml:1:1: not YAML"}.dial().Status(t.Context())
+	daemon, err := globals{Socket: socket, Doubt: "a.yaml:1:1: not YAML"}.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = daemon.Status(t.Context())
 	if want := "no daemon answers at " + socket + ", which is a guess (a.yaml:1:1: not YAML): name the socket with --socket"; !errors.Is(err, control.ErrNoDaemon) || err.Error() != want {
 		t.Error(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"certswarm/internal/agent/config"
-	"certswarm/internal/control"
 	"certswarm/internal/doctor"
 
 	"github.com/urfave/cli/v2"
@@ -25,13 +24,17 @@ func doctorCommand() *cli.Command {
 			"nothing. Run it as root: others cannot see everything.",
 		Action: func(c *cli.Context) error {
 			g := globalsOf(c)
+			daemon, err := g.dial()
+			if err != nil {
+				return err
+			}
 			cfg, wrong := config.LoadWithConfD(g.Config)
 			facts := doctor.Examine(c.Context, cfg, wrong, doctor.Probes{
-				Status:    func(ctx context.Context) (control.Status, error) { return g.dial().Status(ctx) },
+				Status:    daemon.Status,
 				TestNginx: testNginx,
 			})
 			findings := doctor.Judge(facts)
-			err := tell(c, findings, func(l look) string { return renderFindings(findings, l) })
+			err = tell(c, findings, func(l look) string { return renderFindings(findings, l) })
 			if err == nil && doctor.Worst(findings) != doctor.OK {
 				err = &exitError{code: 1} // the findings say it all
 			}

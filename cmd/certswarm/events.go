@@ -22,7 +22,11 @@ func eventsCommand() *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			g := globalsOf(c)
-			return showEvents(c.Context, g.dial(), c.Bool("follow"), g.JSON, c.App.Writer)
+			daemon, err := g.dial()
+			if err != nil {
+				return err
+			}
+			return showEvents(c.Context, daemon, c.Bool("follow"), g.JSON, c.App.Writer)
 		},
 	}
 }

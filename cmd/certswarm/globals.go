@@ -1,6 +1,11 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"syscall"
+
 	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
 
@@ -12,10 +17,16 @@ type globals struct {
 	Config, Socket string
 	JSON, NoColor  bool
 	Doubt          string // why Socket may be the wrong one
+	Refused        string // why no daemon may be asked: which one is meant was said, and cannot be known
 }
 
 // dial returns a client of the daemon.
-func (g globals) dial() *control.Client { return control.Dial(g.Socket).Guessed(g.Doubt) }
+func (g globals) dial() (*control.Client, error) {
+	if g.Refused != "" {
+		return nil, fail(exitUsage, "%s", g.Refused)
+	}
+	return control.Dial(g.Socket).Guessed(g.Doubt), nil
+}
 
 const globalCategory = "Global:"
 
@@ -32,14 +43,15 @@ func globalFlags() []cli.Flag {
 // globalsOf returns the global flags as they stand for c: the one nearest to the end of the line counts.
 func globalsOf(c *cli.Context) globals {
 	g := globals{Config: config.DefaultFile}
+	var configSaid, socketSaid bool
 	lineage := c.Lineage()
 	for i := len(lineage) - 1; i >= 0; i-- {
 		at := lineage[i]
 		if at.IsSet("config") {
-			g.Config = at.String("config")
+			g.Config, configSaid = at.String("config"), true
 		}
 		if at.IsSet("socket") {
-			g.Socket = at.String("socket")
+			g.Socket, socketSaid = at.String("socket"), true
 		}
 		if at.IsSet("json") {
 			g.JSON = at.Bool("json")
@@ -48,13 +60,35 @@ func globalsOf(c *cli.Context) globals {
 			g.NoColor = at.Bool("no-color")
 		}
 	}
-	if g.Socket == "" {
-		var err error
-		if g.Socket, err = config.ControlSocketOf(g.Config); err != nil {
-			g.Doubt = err.Error()
-		}
+	switch {
+	case socketSaid && g.Socket == "":
+		g.Refused = "--socket is empty; name the daemon's socket, or leave it out"
+	case socketSaid:
+	case configSaid && g.Config == "":
+		g.Refused = "--config is empty; name a file, or leave it out"
+	case configSaid && missing(g.Config):
+		g.Refused = printable(g.Config) + ": no such file; name the daemon's socket with --socket"
+	default:
+		g.find()
 	}
 	return g
+}
+
+// dialOf returns a client of the daemon that c is for.
+func dialOf(c *cli.Context) (*control.Client, error) { return globalsOf(c).dial() }
+
+// find looks into the configuration for the socket.
+func (g *globals) find() {
+	var err error
+	if g.Socket, err = config.ControlSocketOf(g.Config); err != nil {
+		g.Doubt = err.Error()
+	}
+}
+
+// missing reports whether there is certainly no such file.
+func missing(file string) bool {
+	_, err := os.Stat(file)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
 
 // withGlobals gives command, and what is below it, the global flags and the program's answer to wrong usage: a command

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -27,30 +28,40 @@ func historyCommand() *cli.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 			defer cancel()
-			history, err := globalsOf(c).dial().History(ctx, c.String("directory"), c.Args().First())
+			daemon, err := dialOf(c)
+			if err != nil {
+				return err
+			}
+			history, err := daemon.History(ctx, c.String("directory"), c.Args().First())
 			if err != nil {
 				return unanswered(err)
 			}
-			return tell(c, history, func(l look) string { return renderHistory(history, time.Now(), l) })
+			return tellUnless(c, history, nothingKept(history), func(l look) string { return renderHistory(history, time.Now(), l) })
 		},
 	}
+}
+
+// nothingKept says that there is nothing to list; "" when there is.
+func nothingKept(h control.History) string {
+	switch {
+	case h.Path == "" && len(h.Paths) == 0:
+		return fmt.Sprintf("Nothing in %s was replaced or deleted on this node by another one.", printable(h.Directory))
+	case h.Path != "" && len(h.Versions) == 0:
+		return fmt.Sprintf("This node has no earlier version of %s. A node keeps what others replaced or deleted on it: ask another one.", printable(h.Directory+"/"+h.Path))
+	}
+	return ""
 }
 
 // renderHistory is the page of `history`.
 func renderHistory(h control.History, now time.Time, look look) string {
 	p := page{look: look}
-	switch {
-	case h.Path == "" && len(h.Paths) == 0:
-		p.line("Nothing in %s was replaced or deleted on this node by another one.", printable(h.Directory))
-	case h.Path == "":
+	if h.Path == "" {
 		rows := [][]cell{header("PATH", "VERSIONS", "LATEST REPLACED")}
 		for _, kept := range h.Paths {
 			rows = append(rows, []cell{text(kept.Path), text(strconv.Itoa(kept.Versions)), text(ago(kept.Replaced, now, ""))})
 		}
 		p.table("", rows...)
-	case len(h.Versions) == 0:
-		p.line("This node has no earlier version of %s. A node keeps what others replaced or deleted on it: ask another one.", printable(h.Directory+"/"+h.Path))
-	default:
+	} else {
 		rows := [][]cell{header("VERSION", "REPLACED", "SIZE", "MODE", "OWNER", "SHA-256", "CERTIFICATE")}
 		for _, v := range h.Versions {
 			rows = append(rows, []cell{

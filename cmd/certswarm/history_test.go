@@ -22,6 +22,8 @@ var kept = ""
 func (d *scripted) History(_ context.Context, directory, path string) (control.History, error) {
 	h := control.History{Directory: "certs", Path: path}
 	switch {
+	case directory == "fresh":
+		h.Directory = directory
 	case directory != "" && directory != "certs":
 		return control.History{}, fmt.Errorf("there is no directory %q", directory)
 	case path == "":
@@ -63,7 +65,9 @@ func TestHistoryAndItsCommands(t *testing.T) {
 		"history --directory certs a.pem":             {0, keptVersion + "  2 h ago   8 bytes  0640  root:ssl  0123456789ab  abc, expires in 2 days, a.example.com", ""},
 		"history a.pem":                               {0, "link     -     -         -             -> b.pem", ""},
 		"history a.pem --json":                        {0, `"serial": "abc"`, ""},
-		"history b.pem":                               {0, "This node has no earlier version of certs/b.pem. ", ""},
+		"history b.pem":                               {0, "", "This node has no earlier version of certs/b.pem. "},
+		"history --directory fresh":                   {0, "", "Nothing in fresh was replaced or deleted on this node by another one.\n"},
+		"history --directory fresh --json":            {0, `"paths": []`, ""},
 		"history b.pem --json":                        {0, `"versions": []`, ""},
 		"history --directory other":                   {1, "", `there is no directory "other"`},
 		"history a b":                                 {2, "", "one path or none"},

@@ -46,7 +46,10 @@ func recoverLease(c *cli.Context) error {
 	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 	defer cancel()
 	g := globalsOf(c)
-	daemon := g.dial()
+	daemon, err := g.dial()
+	if err != nil {
+		return err
+	}
 	r, err := daemon.Recovery(ctx)
 	if err != nil {
 		return unanswered(err)

@@ -49,10 +49,14 @@ func runUnderLease(c *cli.Context) error {
 	}
 	path, err := exec.LookPath(argv[0])
 	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return fail(exitNotStarted, "%v: %s is no program", err, argv[0])
-	case err != nil:
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return fail(exitNotFound, "%v", err)
+	case err != nil:
+		return fail(exitNotStarted, "%v: %s is no program", err, argv[0])
+	}
+	daemon, err := dialOf(c)
+	if err != nil {
+		return err
 	}
 	ctx, giveUp := context.WithCancel(c.Context)
 	defer giveUp()
@@ -69,7 +73,6 @@ func runUnderLease(c *cli.Context) error {
 		}
 	}()
 	wait := c.Bool("wait")
-	daemon := globalsOf(c).dial()
 	for {
 		err := daemon.Tenure(ctx, wait, func(right context.Context, _ fleet.Epoch) error {
 			close(begun)
@@ -82,10 +85,8 @@ func runUnderLease(c *cli.Context) error {
 		case ctx.Err() != nil:
 			return fail(exitNotHeld, "interrupted before the lease was held here; %s was not run", argv[0])
 		case wait && (errors.Is(err, control.ErrNoDaemon) || errors.Is(err, control.ErrNotHeld)):
-		case errors.Is(err, control.ErrNoDaemon), errors.Is(err, control.ErrNotHeld):
+		default: // the lease is not held, or nobody said that it is
 			return fail(exitNotHeld, "%v; %s was not run", err, argv[0])
-		default:
-			return unanswered(err)
 		}
 		select { // the daemon is being restarted, or the lease was lost in the same moment
 		case <-ctx.Done():

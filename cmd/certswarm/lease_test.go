@@ -24,6 +24,7 @@ type steward struct {
 	recovered atomic.Bool
 	right     context.Context // nil: the lease is not held
 	hangs     bool
+	refuses   error
 	barrier   error
 	missing   []string
 }
@@ -35,6 +36,8 @@ func (d *steward) Right(ctx context.Context, _ bool) (control.Right, time.Durati
 	case d.hangs:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGTERM) // lease run is waiting for it
 		<-ctx.Done()
+	case d.refuses != nil:
+		return nil, 0, d.refuses
 	}
 	return nil, 0, control.ErrNotHeld
 }
@@ -72,6 +75,8 @@ func TestRecoveringTheLease(t *testing.T) {
 	}
 	led := alone
 	led.Rebuilds, led.Confirm, led.Refused = false, "", "this node sees fe1 lead: there is a majority, and nothing to recover"
+	cut := led
+	cut.Standings = control.List[control.Standing]{led.Standings[0], {Node: "fe3", Refuses: true}}
 	for name, test := range map[string]struct {
 		recovery       control.Recovery
 		args           string
@@ -83,6 +88,7 @@ func TestRecoveringTheLease(t *testing.T) {
 		"JSON":             {alone, "--json", 1, `"reached": false`, "certswarm: nothing was changed; without a question: certswarm lease recover --yes\n"},
 		"JSON, and does":   {alone, "--json --yes", 0, `"confirm": "fe2 and fe3 never come back"`, "the lease was rebuilt from this node: certswarm lease show\n"},
 		"refused":          {led, "", 1, "fe3   not reached", "certswarm: " + led.Refused + "\n"},
+		"cut off":          {cut, "", 1, "fe3   refuses this node", "certswarm: " + led.Refused + "\n"},
 		"refused all same": {led, "--yes", 1, "fe3", "certswarm: " + led.Refused + "\n"},
 		"refused in JSON":  {led, "--json", 1, `"refused": "this node sees fe1 lead`, "certswarm: " + led.Refused + "\n"},
 	} {
@@ -115,9 +121,19 @@ func TestLeaseRunSaysWhyNothingWasRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := serveControl(t, &steward{})
-	for program, want := range map[string]int{plain: 126, plain + "-not": 127, "no-such-program-anywhere": 127, "/bin/sh": 75} {
+	for program, want := range map[string]int{plain: 126, t.TempDir(): 126, plain + "/x": 126, plain + "-not": 127, "no-such-program-anywhere": 127, "/bin/sh": 75} {
 		if code, _, stderr := ask(socket, "lease", "run", "--", program); code != want || !strings.Contains(stderr, program) {
 			t.Errorf("%s: exit %d, %s", program, code, stderr)
+		}
+	}
+}
+
+// What keeps the daemon from saying that the lease is held makes no difference to cron.
+func TestLeaseRunWithoutAnAnswerIsNotHeld(t *testing.T) {
+	socket := serveControl(t, &steward{refuses: errors.New("this daemon cannot tell")})
+	for _, args := range []string{"lease run -- /bin/sh", "lease run --wait -- /bin/sh"} {
+		if code, _, stderr := ask(socket, strings.Fields(args)...); code != 75 || stderr != "certswarm: this daemon cannot tell; /bin/sh was not run\n" {
+			t.Errorf("%s: exit %d, %s", args, code, stderr)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"certswarm/internal/agent/config"
+	"certswarm/internal/control"
 
 	"github.com/urfave/cli/v2"
 )
@@ -91,6 +92,9 @@ func exitCode(err error, stderr io.Writer) int {
 		return 0
 	case errors.As(err, &wrong):
 		fmt.Fprintln(stderr, wrong)
+		return 1
+	case errors.Is(err, control.ErrConfigWrong):
+		fmt.Fprintln(stderr, err)
 		return 1
 	}
 	if errors.As(err, &exit) {

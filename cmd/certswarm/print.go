@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -22,6 +23,15 @@ func tell(c *cli.Context, found any, page func(look) string) error {
 // tellLine is tell where people need one line.
 func tellLine(c *cli.Context, found any, line string) error {
 	return tell(c, found, func(look) string { return line + "\n" })
+}
+
+// tellUnless is tell where there may be nothing to list: people are told on stderr then, for a sentence is no data.
+func tellUnless(c *cli.Context, found any, nothing string, page func(look) string) error {
+	if nothing == "" || globalsOf(c).JSON {
+		return tell(c, found, page)
+	}
+	_, err := fmt.Fprintln(c.App.ErrWriter, nothing)
+	return err
 }
 
 // printJSON writes value as one indented JSON document.

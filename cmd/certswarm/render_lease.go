@@ -88,6 +88,8 @@ func renderRecovery(r control.Recovery, look look) string {
 	for _, s := range r.Standings {
 		row := []cell{text(s.Node), text("-"), text("-"), text("-"), orDash(s.Leader)}
 		switch {
+		case s.Refuses:
+			row[1] = cell{"refuses this node", yellow}
 		case !s.Reached:
 			row[1] = cell{"not reached", yellow}
 		case !s.Heard:

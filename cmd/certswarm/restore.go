@@ -43,7 +43,11 @@ func restoreCommand() *cli.Command {
 
 func putBack(ctx context.Context, c *cli.Context) error {
 	g := globalsOf(c)
-	done, err := g.dial().Restore(ctx, control.Restoration{
+	daemon, err := g.dial()
+	if err != nil {
+		return err
+	}
+	done, err := daemon.Restore(ctx, control.Restoration{
 		Directory: c.String("directory"), Path: c.Args().First(), Version: c.String("version"), Force: c.Bool("force"),
 	})
 	if err != nil {
@@ -66,8 +70,12 @@ func putBack(ctx context.Context, c *cli.Context) error {
 
 // copyOut copies a version with the rights of whoever runs this: the daemon tells where it lies, and reads nothing for anybody.
 func copyOut(ctx context.Context, c *cli.Context) error {
-	g, version := globalsOf(c), c.String("version")
-	history, err := g.dial().History(ctx, c.String("directory"), c.Args().First())
+	version := c.String("version")
+	daemon, err := dialOf(c)
+	if err != nil {
+		return err
+	}
+	history, err := daemon.History(ctx, c.String("directory"), c.Args().First())
 	if err != nil {
 		return unanswered(err)
 	}

@@ -49,9 +49,13 @@ func rescanCommand() *cli.Command {
 
 // command has the daemon do one thing and says so.
 func command(c *cli.Context, done string, do func(context.Context, *control.Client) error) error {
+	daemon, err := dialOf(c)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 	defer cancel()
-	err := do(ctx, globalsOf(c).dial())
+	err = do(ctx, daemon)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fail(1, "the daemon did not finish within %v: certswarm status", commandTimeout)
 	}

@@ -34,7 +34,11 @@ func showStatus(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("watch") {
-		return watchStatus(c.Context, g.dial(), c.App.Writer, g)
+		daemon, err := g.dial()
+		if err != nil {
+			return err
+		}
+		return watchStatus(c.Context, daemon, c.App.Writer, g)
 	}
 	return showPart(c, renderStatus, func(s control.Status) any { return s })
 }
@@ -66,8 +70,7 @@ func watchStatus(ctx context.Context, client *control.Client, out io.Writer, g g
 
 // showPart asks for the status once and prints part of it: for people as render makes it, for programs as pick chose it.
 func showPart(c *cli.Context, render func(control.Status, time.Time, look) string, pick func(control.Status) any) error {
-	g := globalsOf(c)
-	status, err := g.dial().Status(c.Context)
+	status, err := statusOf(c)
 	if err != nil {
 		return unanswered(err)
 	}
@@ -77,8 +80,8 @@ func showPart(c *cli.Context, render func(control.Status, time.Time, look) strin
 // unanswered gives an error of the control socket its exit status.
 func unanswered(err error) error {
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, errors.As(err, new(*exitError)), errors.Is(err, control.ErrConfigWrong): // exitCode knows
+		return err
 	case errors.Is(err, control.ErrNoDaemon), errors.Is(err, control.ErrDenied):
 		return fail(exitNoDaemon, "%v", err)
 	}

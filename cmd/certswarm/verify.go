@@ -25,7 +25,11 @@ func verifyCommand() *cli.Command {
 			name := c.Args().First()
 			ctx, cancel := context.WithTimeout(c.Context, verifyTimeout)
 			defer cancel()
-			verification, err := globalsOf(c).dial().Verify(ctx, name)
+			daemon, err := dialOf(c)
+			if err != nil {
+				return err
+			}
+			verification, err := daemon.Verify(ctx, name)
 			switch {
 			case errors.Is(err, control.ErrUnknownCertificate) && name == "":
 				return fail(exitUsage, "this node's configuration declares no certificates: certswarm config show")

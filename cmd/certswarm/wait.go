@@ -49,7 +49,10 @@ func wait(c *cli.Context) error {
 		return err
 	}
 	defer cancel()
-	daemon := globalsOf(c).dial()
+	daemon, err := dialOf(c)
+	if err != nil {
+		return err
+	}
 	watch := daemon.Watch
 	if c.String("for") == "synced" {
 		// What was written just before the call counts, noticed or not.

@@ -36,9 +36,14 @@ func (a *Agent) Recovery(ctx context.Context) (control.Recovery, error) {
 			Term: s.Term, Index: s.Index, Leader: h.nameOf(s.Leader),
 		})
 	}
+	cutOff := h.cutOff(ctx)
+	refusing := map[fleet.NodeID]bool{}
+	for _, p := range h.refusing() {
+		refusing[p.ID] = true
+	}
 	for _, id := range h.voters() {
 		if !slices.Contains(reached, id) {
-			r.Standings = append(r.Standings, control.Standing{Node: h.name(id)})
+			r.Standings = append(r.Standings, control.Standing{Node: h.name(id), Refuses: refusing[id]})
 		}
 	}
 	if p := h.awaitsWord(); p != nil {
@@ -49,7 +54,7 @@ func (a *Agent) Recovery(ctx context.Context) (control.Recovery, error) {
 		r.Refused = err.Error()
 		return r, nil
 	}
-	if r.Refused = h.cutOff(ctx); r.Refused != "" {
+	if r.Refused = cutOff; r.Refused != "" {
 		return r, nil
 	}
 	r.Rebuilds = true

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -59,7 +60,7 @@ func TestACutOffNodeDoesNotRebuildTheLease(t *testing.T) {
 		refused := func(want string) {
 			t.Helper()
 			r, err := f.Agent(2).Recovery(t.Context())
-			if err != nil || r.Rebuilds || r.Confirm != "" || r.Refused != want {
+			if err != nil || r.Rebuilds || r.Confirm != "" || r.Refused != want || !slices.ContainsFunc(r.Standings, func(s control.Standing) bool { return s.Node == "fe1" && s.Refuses }) {
 				t.Errorf("%+v, %v", r, err)
 			}
 			if err := f.Agent(2).RecoverLease(t.Context()); err == nil || err.Error() != want {

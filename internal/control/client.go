@@ -84,7 +84,8 @@ func (c *Client) Watch(ctx context.Context, next func(Status) bool) error {
 	}
 }
 
-// Reload makes the daemon read its configuration again; the error says why it kept the old one.
+// Reload makes the daemon read its configuration again; the error says why it kept the old one, and is ErrConfigWrong
+// (wrapped) when that is what its files say.
 func (c *Client) Reload(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/reload", nil)
 }
@@ -179,6 +180,8 @@ func (c *Client) send(ctx context.Context, method, target string) (*http.Respons
 		return nil, remote{refused.Error, ErrUnknownCertificate}
 	case response.StatusCode == http.StatusConflict:
 		return nil, remote{refused.Error, ErrNotHeld}
+	case refused.AtPlaces:
+		return nil, remote{refused.Error, ErrConfigWrong}
 	}
 	return nil, remote{refused.Error, nil}
 }

@@ -19,7 +19,7 @@ type Chronicler interface {
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	chronicler, ok := s.daemon.(Chronicler)
 	if !ok {
-		s.answer(w, http.StatusUnprocessableEntity, refusal{"this daemon remembers no events"})
+		s.answer(w, http.StatusUnprocessableEntity, refusal{Error: "this daemon remembers no events"})
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")

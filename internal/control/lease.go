@@ -37,6 +37,7 @@ type Voter struct {
 type Standing struct {
 	Node       string      `json:"node"`
 	Reached    bool        `json:"reached"` // it is connected
+	Refuses    bool        `json:"refuses"` // it was last seen alive, and wants nothing to do with this node
 	Heard      bool        `json:"heard"`   // it answered a moment ago
 	State      bool        `json:"state"`   // it has some
 	Generation uint64      `json:"generation"`
@@ -104,7 +105,7 @@ const (
 func (s *Server) steward(w http.ResponseWriter) Steward {
 	steward, ok := s.daemon.(Steward)
 	if !ok {
-		s.answer(w, http.StatusUnprocessableEntity, refusal{"this daemon has no lease"})
+		s.answer(w, http.StatusUnprocessableEntity, refusal{Error: "this daemon has no lease"})
 	}
 	return steward
 }
@@ -139,10 +140,10 @@ func (s *Server) tenure(w http.ResponseWriter, r *http.Request) {
 	right, ttl, err := steward.Right(r.Context(), r.URL.Query().Get("wait") == "1")
 	switch {
 	case errors.Is(err, ErrNotHeld):
-		s.answer(w, http.StatusConflict, refusal{err.Error()})
+		s.answer(w, http.StatusConflict, refusal{Error: err.Error()})
 		return
 	case err != nil:
-		s.answer(w, http.StatusUnprocessableEntity, refusal{err.Error()})
+		s.answer(w, http.StatusUnprocessableEntity, refusal{Error: err.Error()})
 		return
 	}
 	tell := s.lines(w)
@@ -178,7 +179,7 @@ func (s *Server) barrier(w http.ResponseWriter, r *http.Request) {
 	})
 	switch {
 	case err != nil && tell == nil:
-		s.answer(w, http.StatusUnprocessableEntity, refusal{err.Error()})
+		s.answer(w, http.StatusUnprocessableEntity, refusal{Error: err.Error()})
 	case err != nil:
 		s.log.Debug("a barrier was left", "reason", err)
 	case tell == nil:

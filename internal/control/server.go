@@ -22,7 +22,8 @@ type Daemon interface {
 	// the status second misses nothing.
 	Changed() <-chan struct{}
 
-	// Reload reads the configuration again. An error means that the old one stays in force, and says why.
+	// Reload reads the configuration again. An error means that the old one stays in force, and says why; one that has a
+	// method AtPlaces is what is wrong in the files, and reaches the caller as ErrConfigWrong.
 	Reload(context.Context) error
 
 	// Verify handshakes with every listener of the fleet for the named certificate, or for every one when name is "".
@@ -58,6 +59,10 @@ type Counter interface {
 
 // ErrUnknownCertificate says that no certificate is declared under the name that was asked for.
 var ErrUnknownCertificate = errors.New("no certificate is declared under that name")
+
+// ErrConfigWrong says that the files of the configuration are wrong. Every line of its text begins with the place:
+// FILE:LINE:COL: what; what to write instead.
+var ErrConfigWrong = errors.New("the configuration is wrong")
 
 const (
 	streamPause     = 100 * time.Millisecond // changes closer than this travel as one
@@ -174,7 +179,16 @@ func sleep(ctx context.Context, wake <-chan struct{}, d time.Duration) error {
 }
 
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
-	s.done(w, s.daemon.Reload(r.Context()))
+	err := s.daemon.Reload(r.Context())
+	var wrong interface {
+		error
+		AtPlaces()
+	}
+	if errors.As(err, &wrong) {
+		s.answer(w, http.StatusUnprocessableEntity, refusal{Error: wrong.Error(), AtPlaces: true})
+		return
+	}
+	s.done(w, err)
 }
 
 func (s *Server) rescan(w http.ResponseWriter, r *http.Request) {
@@ -189,7 +203,7 @@ func (s *Server) resume(w http.ResponseWriter, r *http.Request) {
 // done answers a command that has nothing to tell but its error.
 func (s *Server) done(w http.ResponseWriter, err error) {
 	if err != nil {
-		s.answer(w, http.StatusUnprocessableEntity, refusal{err.Error()})
+		s.answer(w, http.StatusUnprocessableEntity, refusal{Error: err.Error()})
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -220,7 +234,7 @@ func (s *Server) rollBack(w http.ResponseWriter, r *http.Request) {
 	if text := query.Get("generation"); text != "" {
 		var err error
 		if generation, err = strconv.Atoi(text); err != nil {
-			s.answer(w, http.StatusBadRequest, refusal{fmt.Sprintf("a generation is a number, not %q", text)})
+			s.answer(w, http.StatusBadRequest, refusal{Error: fmt.Sprintf("a generation is a number, not %q", text)})
 			return
 		}
 	}
@@ -232,9 +246,9 @@ func (s *Server) rollBack(w http.ResponseWriter, r *http.Request) {
 func (s *Server) result(w http.ResponseWriter, body any, err error) {
 	switch {
 	case errors.Is(err, ErrUnknownCertificate):
-		s.answer(w, http.StatusNotFound, refusal{err.Error()})
+		s.answer(w, http.StatusNotFound, refusal{Error: err.Error()})
 	case err != nil:
-		s.answer(w, http.StatusUnprocessableEntity, refusal{err.Error()})
+		s.answer(w, http.StatusUnprocessableEntity, refusal{Error: err.Error()})
 	default:
 		s.answer(w, http.StatusOK, body)
 	}
@@ -242,7 +256,8 @@ func (s *Server) result(w http.ResponseWriter, body any, err error) {
 
 // refusal is the body of every answer that is not a success.
 type refusal struct {
-	Error string `json:"error"`
+	Error    string `json:"error"`
+	AtPlaces bool   `json:"at_places,omitempty"` // it is an ErrConfigWrong
 }
 
 func (s *Server) answer(w http.ResponseWriter, code int, body any) {

@@ -160,11 +160,23 @@ func TestTheCallerEndsAWatch(t *testing.T) {
 	}
 }
 
+// inFiles is an error that says of itself that it is in files.
+type inFiles struct{ error }
+
+func (inFiles) AtPlaces() {}
+
 func TestReloadCarriesTheReason(t *testing.T) {
 	answer := errors.New("certswarm.yaml:3:1: unknown key \"peer\"; did you mean peers?")
 	d := &daemon{reload: func(context.Context) error { return answer }}
 	client, _, _ := up(t, d)
 	if err := client.Reload(t.Context()); err == nil || err.Error() != answer.Error() || errors.Is(err, control.ErrNoDaemon) {
+		t.Errorf("%v", err)
+	}
+	if err := client.Reload(t.Context()); errors.Is(err, control.ErrConfigWrong) {
+		t.Errorf("nobody said that %v is in a file", err)
+	}
+	answer = fmt.Errorf("not taken: %w", inFiles{answer})
+	if err := client.Reload(t.Context()); !errors.Is(err, control.ErrConfigWrong) || "not taken: "+err.Error() != answer.Error() {
 		t.Errorf("%v", err)
 	}
 	answer = nil

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 
@@ -42,6 +43,7 @@ type Facts struct {
 	WatchLimit  int // 0: unknown
 	OpenFiles   int // of the daemon
 	FileLimit   int // 0: unknown
+	FilesFailed error
 	Disks       []Disk
 	State       *StateDir
 	Nginx       *Nginx // nil: no nginx is in this node's care
@@ -77,6 +79,7 @@ type Disk struct {
 // StateDir is the state directory and the key in it.
 type StateDir struct {
 	Path     string
+	Missing  bool // there is no such directory, and nothing below says anything
 	Mode     fs.FileMode
 	Owner    int
 	Key      fs.FileMode // 0 when there is none
@@ -206,8 +209,10 @@ func (j *judge) limits(f Facts) {
 		j.add(OK, "inotify", fmt.Sprintf("%d directories are to be watched, of %d that this user may", f.Watches, f.WatchLimit), "")
 	}
 	switch {
-	case f.FileLimit == 0:
-		j.add(Unknown, "open files", "the daemon's limit cannot be read", "run this as root")
+	case f.Status == nil: // nobody has any open
+	case f.FilesFailed != nil:
+		j.add(Unknown, "open files", "the daemon's limit cannot be read: "+f.FilesFailed.Error(), asRoot(f.FilesFailed))
+	case f.FileLimit == 0: // nobody looked
 	case f.OpenFiles > f.FileLimit/2:
 		j.add(Warn, "open files", fmt.Sprintf("the daemon has %d open, of %d that it may", f.OpenFiles, f.FileLimit), "systemctl edit certswarm: LimitNOFILE=")
 	default:
@@ -233,8 +238,12 @@ func (j *judge) state(f Facts) {
 	s := f.State
 	if s == nil {
 		if f.StateFailed != nil {
-			j.add(Unknown, "state directory", f.StateFailed.Error(), "run this as root")
+			j.add(Unknown, "state directory", f.StateFailed.Error(), asRoot(f.StateFailed))
 		}
+		return
+	}
+	if s.Missing {
+		j.add(Error, "state directory", "there is no "+s.Path+": this node has no key", "certswarm identity generate --state-dir "+s.Path)
 		return
 	}
 	key := s.Path + "/identity.pem"
@@ -254,6 +263,14 @@ func (j *judge) state(f Facts) {
 	if len(j.findings) == before {
 		j.add(OK, "state directory", s.Path+" is the daemon's alone", "")
 	}
+}
+
+// asRoot is what to do about what could not be looked at: root helps where rights are what is wanting.
+func asRoot(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "run this as root"
+	}
+	return ""
 }
 
 func (j *judge) nginx(n *Nginx) {

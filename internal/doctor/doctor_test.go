@@ -47,7 +47,7 @@ func TestJudge(t *testing.T) {
 		"many watches":        {func(f *Facts) { f.Watches = 5000 }, Warn, "inotify", "5000 directories", "max_user_watches=20000"},
 		"too many watches":    {func(f *Facts) { f.Watches = 8192 }, Error, "inotify", "8192 directories", "max_user_watches"},
 		"many files":          {func(f *Facts) { f.OpenFiles = 600 }, Warn, "open files", "600 open, of 1024", "LimitNOFILE"},
-		"unseen files":        {func(f *Facts) { f.FileLimit = 0 }, Unknown, "open files", "cannot be read", "root"},
+		"unseen files":        {func(f *Facts) { f.FileLimit, f.FilesFailed = 0, fs.ErrPermission }, Unknown, "open files", "cannot be read", "root"},
 		"little space":        {func(f *Facts) { f.Disks[0].Free = 50 << 20 }, Warn, "disk of /certs", "50 MiB", "df -h /certs"},
 		"hardly any space":    {func(f *Facts) { f.Disks[0].Free = 5 << 20 }, Error, "disk of /certs", "5 MiB", "df -h /certs"},
 		"no inodes":           {func(f *Facts) { f.Disks[0].FreeInodes = 0 }, Error, "disk of /certs", "0 inodes", "df -i"},
@@ -55,6 +55,7 @@ func TestJudge(t *testing.T) {
 		"an open state":       {func(f *Facts) { f.State.Mode = 0o755 }, Error, "state directory", "mode 0755", "chmod 0700 /state"},
 		"an open key":         {func(f *Facts) { f.State.Key = 0o640 }, Error, "state directory", "mode 0640", "chmod 0600 /state/identity.pem"},
 		"no key":              {func(f *Facts) { f.State.Key = 0 }, Error, "state directory", "no key", "identity generate --state-dir /state"},
+		"no state":            {func(f *Facts) { f.State = &StateDir{Path: "/state", Missing: true} }, Error, "state directory", "there is no /state", "certswarm identity generate --state-dir /state"},
 		"another's state":     {func(f *Facts) { f.State.Daemon = 33 }, Error, "state directory", "user 33", "chown"},
 		"an unseen state":     {func(f *Facts) { f.State, f.StateFailed = nil, fs.ErrPermission }, Unknown, "state directory", "permission", "root"},
 		"nginx refuses":       {func(f *Facts) { f.Nginx.Refused = "[emerg] x" }, Error, "nginx", "[emerg] x", "nginx -t"},
@@ -88,6 +89,31 @@ func TestJudge(t *testing.T) {
 	for _, f := range Judge(well()) {
 		if f.Level != OK {
 			t.Errorf("a machine that is well: %+v", f)
+		}
+	}
+}
+
+// Where it is not for want of rights that something was not seen, root sees no more; and a daemon that is not there has no files.
+func TestRootIsSentForOnlyWhereItHelps(t *testing.T) {
+	f := well()
+	f.FileLimit, f.FilesFailed = 0, fs.ErrNotExist
+	f.State, f.StateFailed = nil, errors.New("input/output error")
+	unknown := 0
+	for _, got := range Judge(f) {
+		if got.Level == Unknown {
+			unknown++
+		}
+		if got.Next != "" {
+			t.Errorf("%+v", got)
+		}
+	}
+	if unknown != 2 {
+		t.Errorf("%d things could not be seen, not 2", unknown)
+	}
+	f.Status, f.Daemon = nil, errors.New("no daemon answers")
+	for _, got := range Judge(f) {
+		if got.What == "open files" {
+			t.Errorf("without a daemon: %+v", got)
 		}
 	}
 }

@@ -45,9 +45,11 @@ func Examine(ctx context.Context, cfg *config.Config, wrong error, p Probes) Fac
 		return f
 	}
 	pid, user := daemon(cfg.ControlSocket)
-	f.OpenFiles, f.FileLimit = openFiles(pid)
+	f.OpenFiles, f.FileLimit, f.FilesFailed = openFiles(pid)
 	f.State, f.StateFailed = stateDir(cfg.StateDir, user)
-	f.Disks = append(f.Disks, disk(cfg.StateDir))
+	if f.State == nil || !f.State.Missing { // else that says it
+		f.Disks = append(f.Disks, disk(cfg.StateDir))
+	}
 	for _, d := range cfg.Directories {
 		f.Disks = append(f.Disks, disk(d.Path))
 		f.Watches += directories(d.Path)
@@ -99,16 +101,19 @@ func daemon(socket string) (pid, user int) {
 	return pid, user
 }
 
-// openFiles returns how many files a process has open and how many it may; 0 for what cannot be read.
-func openFiles(pid int) (open, limit int) {
+// openFiles returns how many files a process has open and how many it may.
+func openFiles(pid int) (open, limit int, err error) {
+	if pid == 0 {
+		return 0, 0, errors.New("its process cannot be seen from here")
+	}
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	names, err := os.ReadDir(filepath.Join(proc, "fd"))
 	if err != nil {
-		return 0, 0
+		return 0, 0, err
 	}
 	text, err := os.ReadFile(filepath.Join(proc, "limits"))
 	if err != nil {
-		return 0, 0
+		return 0, 0, err
 	}
 	for line := range strings.Lines(string(text)) {
 		if rest, found := strings.CutPrefix(line, "Max open files"); found {
@@ -117,12 +122,15 @@ func openFiles(pid int) (open, limit int) {
 			}
 		}
 	}
-	return len(names), limit
+	return len(names), limit, nil
 }
 
 func stateDir(path string, user int) (*StateDir, error) {
 	info, err := os.Stat(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &StateDir{Path: path, Missing: true}, nil
+	case err != nil:
 		return nil, err
 	}
 	s := &StateDir{Path: path, Mode: info.Mode(), Owner: ownerOf(info), Daemon: user}

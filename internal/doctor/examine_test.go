@@ -102,6 +102,12 @@ func TestExamine(t *testing.T) {
 	if len(f.Peers) != 1 || f.Peers[0].Name != "fe2" || f.Peers[0].Answer != Answered || f.Peers[0].Connected {
 		t.Errorf("%+v", f.Peers)
 	}
+	away := *cfg
+	away.StateDir, away.ControlSocket = filepath.Join(dir, "away"), filepath.Join(dir, "none.sock")
+	f = Examine(t.Context(), &away, nil, Probes{Status: func(context.Context) (control.Status, error) { return control.Status{}, control.ErrNoDaemon }})
+	if f.State == nil || *f.State != (StateDir{Path: away.StateDir, Missing: true}) || f.StateFailed != nil || len(f.Disks) != 1 || f.FilesFailed == nil {
+		t.Errorf("a state directory that is not there: %+v", f)
+	}
 	f = Examine(t.Context(), nil, errors.New("a\nb"), Probes{Status: func(context.Context) (control.Status, error) { return control.Status{}, control.ErrNoDaemon }})
 	if f.Config != "a" || f.Status != nil || !errors.Is(f.Daemon, control.ErrNoDaemon) {
 		t.Errorf("without a configuration or a daemon: %+v", f)

@@ -146,10 +146,11 @@ func (v *checker) acme(a *ACME) {
 		v.refuse("acme.email", fmt.Sprintf("email: %q is not an address", a.Email), "write one like ops@example.com")
 	}
 	v.check("acme.http01_address", checkAddress(a.HTTP01Address))
-	if a.HTTP01Socket == "" {
+	derived := a.HTTP01Socket == ""
+	if derived {
 		a.HTTP01Socket = filepath.Join(filepath.Dir(v.ControlSocket), "http01.sock")
 	}
-	if v.written("acme.http01_socket") || !v.wrong("control_socket") {
+	if !derived || !v.wrong("control_socket") {
 		v.check("acme.http01_socket", checkSocket(a.HTTP01Socket))
 	}
 	v.positive("acme.challenge_wait", a.ChallengeWait)

@@ -114,7 +114,7 @@ func TestChanges(t *testing.T) {
 		text := "peers:\n"
 		for _, name := range names {
 			id := map[string]string{"fe1": "uehqnct7aaoxqdno357h3azujvru5zpd33t55agrkmq5sw64rkha", "fe2": "6iznsiokwfqwnjujh4apfkmfx2vbyzau47ijuzojnospvmeqkxaa"}[name]
-			text += "  - {name: " + name + ", id: " + id + ", addresses: [\"10.0.0.1:7443\"]}\n"
+			text += "  - {name: " + name + ", id: " + id + ", addresses: [\"" + name + ":7443\"]}\n"
 		}
 		return text
 	}
@@ -133,7 +133,7 @@ func TestChanges(t *testing.T) {
 		{"a peer more", head + peers("fe1") + directory, head + peers("fe1", "fe2") + directory, []string{"peers[fe2]: added"}, nil},
 		{"a peer less", head + peers("fe1", "fe2") + directory, head + peers("fe2") + directory, []string{"peers[fe1]: removed"}, nil},
 		{"peers in another order", head + peers("fe1", "fe2") + directory, head + peers("fe2", "fe1") + directory, []string{"peers: in another order"}, nil},
-		{"within a peer", base, head + peer1 + "    roles: [witness]\n" + directory, []string{"peers[fe1].roles: [issuer] -> [witness]"}, nil},
+		{"within a peer", head + peers("fe2", "fe1") + directory, head + strings.TrimSuffix(peers("fe2", "fe1"), "}\n") + ", roles: [witness]}\n" + directory, []string{"peers[fe1].roles: [issuer] -> [witness]"}, nil},
 		{"what needs a restart", base, strings.Replace(base, "edge", "core", 1) + "state_dir: /srv/state\ncontrol_socket: /run/c.sock\nlisten: ':7444'\nnginx: {enabled: false}\n",
 			[]string{"cluster: edge -> core", "state_dir: /var/lib/certswarm -> /srv/state", "control_socket: /run/certswarm/control.sock -> /run/c.sock", `listen: "" -> :7444`, "nginx.enabled: true -> false"},
 			[]string{"cluster: edge -> core", "state_dir: /var/lib/certswarm -> /srv/state", "control_socket: /run/certswarm/control.sock -> /run/c.sock", `listen: "" -> :7444`}},

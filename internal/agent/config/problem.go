@@ -33,6 +33,9 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// AtPlaces says that every line of Error begins with its place: whoever passes it on puts nothing before it.
+func (Errors) AtPlaces() {}
+
 // place is where something stands. Lines and columns count from 1; columns count characters, not bytes.
 type place struct {
 	file      string

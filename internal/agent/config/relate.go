@@ -20,6 +20,7 @@ func (v *checker) relations() {
 	}
 	unique(v, "peers", "name", v.Peers, func(p Peer) string { return p.Name })
 	unique(v, "peers", "id", v.Peers, func(p Peer) string { return p.ID.String() })
+	v.addresses()
 	unique(v, "directories", "name", v.Directories, func(d Directory) string { return d.Name })
 	unique(v, "certificates", "name", v.Certificates, func(c Certificate) string { return c.Name })
 	if !v.wrong("directories") {
@@ -64,6 +65,34 @@ func unique[T any](v *checker, path, key string, items []T, value func(T) string
 	}
 }
 
+// addresses reports peers that are to be reached where another one is: no packet could tell which of them is meant.
+func (v *checker) addresses() {
+	type spot struct {
+		peer int
+		path string
+	}
+	first := make(map[string]spot)
+	for i, p := range v.Peers {
+		peer := fmt.Sprintf("peers[%d]", i)
+		if v.wrong(peer+".name") || v.wrong(peer+".id") { // the same peer written twice is one mistake
+			continue
+		}
+		for j, address := range p.Addresses {
+			at := fmt.Sprintf("%s.addresses[%d]", peer, j)
+			if v.wrong(at) {
+				continue
+			}
+			earlier, taken := first[sameAddress(address)]
+			switch {
+			case !taken:
+				first[sameAddress(address)] = spot{i, at}
+			case earlier.peer != i:
+				v.refuse(at, fmt.Sprintf("addresses: %s stands already at %s", address, v.places[earlier.path]), "keep one of the two")
+			}
+		}
+	}
+}
+
 // paths reports directories that lie in one another or around what must not be replicated.
 func (v *checker) paths() {
 	for i, d := range v.Directories {
@@ -89,7 +118,7 @@ func (v *checker) paths() {
 			}
 		}
 	}
-	if v.ACME != nil && v.ACME.HTTP01Socket == v.ControlSocket {
+	if v.ACME != nil && v.ACME.HTTP01Socket == v.ControlSocket && !v.wrong("control_socket") {
 		v.refuse("acme.http01_socket", "http01_socket: that is the control socket", "write another path")
 	}
 }
@@ -119,7 +148,7 @@ func (v *checker) writers() {
 			switch m, ok := members[writer]; {
 			case !ok:
 				v.refuse(path, fmt.Sprintf("writers: there is no peer %q", writer), "write "+alternatives(v.possibleWriters()))
-			case m.Role != fleet.Issuer:
+			case m.Role != fleet.Issuer && len(v.roster.Issuers()) > 0: // else issuers says more
 				v.refuse(path, fmt.Sprintf("writers: %s is a %s, which only receives or votes", writer, m.Role), "remove it, or give that peer roles: [issuer]")
 			}
 		}
@@ -173,14 +202,14 @@ func (v *checker) storeDirectory() (Directory, bool) {
 	return Directory{}, false
 }
 
-// issuers checks that somebody may obtain certificates, and that whoever may can also store them.
+// issuers checks that somebody may change anything, and that whoever obtains certificates can also store them.
 func (v *checker) issuers() {
-	if v.ACME == nil {
-		return
-	}
 	issuers := v.roster.Issuers()
 	if len(issuers) == 0 {
-		v.refuse("acme", "acme: no peer has the role issuer", "give at least one peer roles: [issuer]")
+		v.refuse("peers", "peers: no peer is an issuer: nobody could change anything", "give one at least roles: [issuer]")
+	}
+	if v.ACME == nil {
+		return
 	}
 	store, found := v.storeDirectory()
 	if !found || v.under("directories") {

@@ -93,6 +93,18 @@ func splitAddress(text string) (host string, r *refusal) {
 	return host, nil
 }
 
+// sameAddress returns the one spelling of an address that checkAddress takes.
+func sameAddress(text string) string {
+	address, port, err := net.SplitHostPort(text)
+	if err != nil {
+		panic(fmt.Sprintf("config: %s was validated: %v", text, err))
+	}
+	if ip, err := netip.ParseAddr(address); err == nil {
+		address = ip.Unmap().String()
+	}
+	return net.JoinHostPort(strings.ToLower(address), strings.TrimLeft(port, "0"))
+}
+
 // checkHost is for a DNS name in lower case.
 func checkHost(name string) *refusal {
 	if len(name) > 253 {
