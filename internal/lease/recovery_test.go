@@ -1,9 +1,13 @@
 package lease_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"certswarm/internal/lease"
 )
 
 func TestRecovery(t *testing.T) {
@@ -126,5 +130,32 @@ func TestAClusterThatMostHaveLeftIsLeft(t *testing.T) {
 		w.start(2)
 		w.voters(3, 10*time.Minute)
 		w.oneCluster()
+	})
+}
+
+// Two of three voters were reinstalled one right after the other: all are connected, and no vote can be won. That is said, with what mends it.
+func TestVotersThatWereReinstalledAreNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := threeIssuers(t)
+		left := w.settled(3)
+		others := w.others(left)
+		w.kill(others...)
+		w.wipe(others...)
+		w.start(others...)
+		time.Sleep(5 * ttl)
+		synctest.Wait()
+		problems := w.machines[left].raft.View().Problems
+		at := slices.IndexFunc(problems, func(p lease.Problem) bool { return p.Code == lease.NoHolder })
+		if at < 0 || problems[at].Next != "certswarm lease recover" ||
+			!strings.Contains(problems[at].Text, "without the state that they voted with are fe") || !strings.HasSuffix(problems[at].Text, "of 3 voters") {
+			t.Fatalf("%+v\n%s", problems, w.report())
+		}
+		if err := w.machines[left].raft.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.until(5*time.Minute, "held, and all vote", func() bool { return w.holder() >= 0 && w.votes(left) == 3 })
+		if w.problem(left, lease.NoHolder) {
+			t.Error("it is still a problem")
+		}
 	})
 }

@@ -98,18 +98,34 @@ func (s *seat) nobodyHolds() Problem {
 		p.Text = "nobody holds the lease: " + rules.MayFound(s.self, s.promise, s.list.Roster, s.neighbours(), true)
 		return p
 	}
-	var missing []string
-	for _, v := range s.voters() {
-		if !v.Connected && !v.Learner {
-			missing = append(missing, s.list.NameOf(v.Node))
+	var missing, anew []string
+	voters := s.seatsOf(s.conf.GetVoters())
+	for _, seat := range voters {
+		n, up := s.peers[seat.Node]
+		switch {
+		case seat == s.me:
+		case !up && seat.Node != s.self:
+			missing = append(missing, s.list.NameOf(seat.Node))
+		case seat.Node == s.self || !n.Seat.IsZero() && n.Seat != seat: // whoever sits there now has lost what the voter promised
+			anew = append(anew, s.list.NameOf(seat.Node))
 		}
 	}
-	p.Text = fmt.Sprintf("nobody holds the lease: not connected are %s of %d voters", strings.Join(missing, ", "), len(s.conf.GetVoters()))
-	if len(missing) == 0 {
+	var why []string
+	if len(missing) > 0 {
+		why = append(why, "not connected are "+strings.Join(missing, ", "))
+	}
+	if len(anew) > 0 {
+		why = append(why, "without the state that they voted with are "+strings.Join(anew, ", "))
+	}
+	p.Text = fmt.Sprintf("nobody holds the lease: %s, of %d voters", strings.Join(why, "; "), len(voters))
+	if len(why) == 0 {
 		p.Text = "nobody holds the lease although all voters are connected; a vote is under way"
 	}
-	if len(missing) > len(s.conf.GetVoters())/2 {
+	if left := len(voters) - len(missing) - len(anew); left <= len(voters)/2 {
 		p.Next = "start the missing nodes; if they are gone for good: certswarm lease recover"
+		if len(missing) == 0 {
+			p.Next = "certswarm lease recover"
+		}
 	}
 	return p
 }
