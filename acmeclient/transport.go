@@ -60,25 +60,19 @@ func withRight(ctx context.Context, ask func() error) context.Context {
 func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	if only, ok := ctx.Value(onlyKey{}).(string); ok && req.Method == http.MethodPost && req.URL.String() != only {
-		if req.Body != nil {
-			_ = req.Body.Close() // a RoundTripper must close it, and nothing was sent
-		}
+		unsent(req)
 		return nil, errFenced
 	}
 	select {
 	case e.inFlight <- struct{}{}:
 		defer func() { <-e.inFlight }()
 	case <-ctx.Done():
-		if req.Body != nil {
-			_ = req.Body.Close()
-		}
+		unsent(req)
 		return nil, context.Cause(ctx)
 	}
 	if ask, ok := ctx.Value(rightKey{}).(func() error); ok && req.Method == http.MethodPost {
 		if err := ask(); err != nil {
-			if req.Body != nil {
-				_ = req.Body.Close()
-			}
+			unsent(req)
 			return nil, err
 		}
 	}
@@ -93,6 +87,13 @@ func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	answer.Body = limited{io.LimitReader(answer.Body, maxAnswer), answer.Body, cancel}
 	return answer, nil
+}
+
+// unsent closes the body of a request of which nothing was sent: a RoundTripper must.
+func unsent(req *http.Request) {
+	if req.Body != nil {
+		_ = req.Body.Close() // it is this process's own memory
+	}
 }
 
 // fetch sends a request and reads the answer as a whole.

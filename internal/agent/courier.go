@@ -117,7 +117,7 @@ func (c *courier) carry(ctx context.Context, s *peer.Session) {
 					continue
 				}
 			}
-			_ = to.SetWriteDeadline(time.Now().Add(c.patience))
+			_ = to.SetWriteDeadline(time.Now().Add(c.patience)) // of a stream that has ended; the write says so
 			if _, err := to.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(message))), message...)); err != nil {
 				to.Close()
 				to = nil
@@ -138,7 +138,7 @@ func (c *courier) receive(ctx context.Context, s *peer.Session, from peer.Stream
 	r := c.routeOf(ctx, s)
 	c.mu.Lock()
 	if r.inbound != nil {
-		_ = r.inbound.SetReadDeadline(time.Unix(1, 0))
+		_ = r.inbound.SetReadDeadline(time.Unix(1, 0)) // its reader ends, or has ended
 	}
 	r.inbound = from
 	c.mu.Unlock()

@@ -410,7 +410,7 @@ func (s *seat) begin(voters, electorate []rules.Seat) {
 	// The term is one in which this seat has given no vote, and above what others know that it said on the way here.
 	s.replace(rules.Found(line, electorate), conf, s.hard.GetTerm()+1, 1)
 	if s.rn != nil && len(electorate) > 1 {
-		s.guard(func() { _ = s.rn.Campaign() }) // those who promised are there, and wait for it
+		s.guard(func() { _ = s.rn.Campaign() }) // those who promised are there, and wait for it; an error says only that it is not the time
 	}
 }
 

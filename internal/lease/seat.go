@@ -217,7 +217,7 @@ func (s *seat) boot() {
 	}
 	kept, err := s.disk.Load()
 	if errors.Is(err, ErrDamaged) {
-		_ = s.disk.Close()
+		_ = s.disk.Close() // of what is damaged, and set aside next
 		if s.disk, err = s.openAnew(err); err == nil {
 			kept, err = s.disk.Load()
 		}
