@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -83,6 +84,35 @@ func TestANewHolderAsksWhatTheOthersKnow(t *testing.T) {
 		f.Advance(5 * time.Second)
 		if requests.Load() == 0 {
 			t.Error("fe2 waits for ever for a node that is gone")
+		}
+	})
+}
+
+// Each of two nodes comes first in its own list. They hear each other: one holds the lease, and both know what is wrong.
+func TestAPairWithListsOfAnotherOrderHasOneHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := testnet.New(t, testnet.Options{Nodes: 2, Config: func(node int, yaml string) string {
+			first, second := strings.Index(yaml, "  - {name: fe1"), strings.Index(yaml, "  - {name: fe2")
+			end := second + strings.Index(yaml[second:], "\n") + 1
+			if node == 1 {
+				return yaml[:first] + yaml[second:end] + yaml[first:second] + yaml[end:]
+			}
+			return yaml
+		}})
+		f.Settle()
+		f.Advance(2 * time.Minute)
+		held := 0
+		for node := range 2 {
+			s := f.Status(node)
+			if s.Lease.HeldHere {
+				held++
+			}
+			if !slices.ContainsFunc(s.Problems, func(p control.Problem) bool { return p.Code == control.TwoClusters }) {
+				t.Errorf("fe%d does not say it: %+v", node+1, s.Problems)
+			}
+		}
+		if a, b := f.Status(0).Lease, f.Status(1).Lease; held != 1 || a.Holder != b.Holder || a.Epoch != b.Epoch {
+			t.Errorf("%d hold the lease: %+v and %+v", held, a, b)
 		}
 	})
 }
