@@ -3,6 +3,7 @@ package syncer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -58,10 +59,21 @@ func (d *Directory) clearFaultLocked(code FaultCode, p index.Path) {
 	delete(d.faults, faultKey(code, p))
 }
 
+// lookFaults are the faults that a look at a path finds, and the next one ends.
+var lookFaults = []FaultCode{NameRefused, DirectoryUnreadable}
+
+// doubtedLocked reports whether the last look at p found a fault.
+func (d *Directory) doubtedLocked(p index.Path) bool {
+	return len(d.faults) > 0 && slices.ContainsFunc(lookFaults, func(code FaultCode) bool {
+		_, faulty := d.faults[faultKey(code, p)]
+		return faulty
+	})
+}
+
 // noteSurveyLocked keeps the faults of what was looked at.
 func (d *Directory) noteSurveyLocked(s *survey) {
 	for _, p := range s.fine {
-		for _, code := range []FaultCode{NameRefused, DirectoryUnreadable} {
+		for _, code := range lookFaults {
 			d.clearFaultLocked(code, p)
 		}
 	}

@@ -199,3 +199,22 @@ func TestALinkToTheRootIsRefusedForWhatItIs(t *testing.T) {
 		t.Errorf("%q", said)
 	}
 }
+
+// A file that could not be read below a directory that could not be entered is as it was when the directory can be entered again, and is read.
+func TestWhatCouldNotBeReadIsReadAgainThoughItLooksTheSame(t *testing.T) {
+	d := openAlone(t)
+	publish(t, d, "dir/key")
+	d.lookAt(nil, true, postponed{})
+	p := index.MustPath("dir/key")
+	for _, hint := range []string{"dir", "dir/key"} {
+		d.mu.Lock()
+		d.faultLocked(DirectoryUnreadable, p, os.ErrPermission)
+		d.mu.Unlock()
+		if news := d.news([]index.Path{index.MustPath(hint)}); len(news) > 0 {
+			d.lookAt(news, false, postponed{})
+		}
+		if f := fault(d, DirectoryUnreadable); f != nil {
+			t.Errorf("after a hint of %s still said: %s", hint, f.Text)
+		}
+	}
+}

@@ -347,12 +347,13 @@ func (d *Directory) news(paths []index.Path) []index.Path {
 	})
 }
 
-// looksKnownLocked reports whether a file or link looks as what is known of it, down to the inode and the ctime.
+// looksKnownLocked reports whether a file or link looks as what is known of it, down to the inode and the ctime. What could not be read is not
+// known, however it looks: a directory above it can be what changed.
 func (d *Directory) looksKnownLocked(p index.Path, stat durable.Stat) bool {
 	known, ok := d.seen[p]
 	_, held := d.holds[p]
 	// Where the two times are the same, a write in the same tick of the clock would not show.
-	return ok && known == stat && stat.Mtime != stat.Ctime && !held && d.r.x.Live(p) != nil
+	return ok && known == stat && stat.Mtime != stat.Ctime && !held && !d.doubtedLocked(p) && d.r.x.Live(p) != nil
 }
 
 // finished returns those of the paths that may be looked at now; the others get their time to become something else.
