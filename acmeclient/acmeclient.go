@@ -22,20 +22,17 @@ import (
 
 // Certificate is one declared certificate.
 type Certificate struct {
-	Name    string    // also its name under live/ and in the journal
-	Names   []string  // DNS names it must be valid for, the first one first
-	Keys    []KeyType // exactly one; empty means ecdsa-p256
-	Profile string    // of the CA; empty: the CA chooses
+	Name    string   // also its name under live/ and in the journal
+	Names   []string // DNS names it must be valid for, the first one first
+	Key     KeyType  // empty means ecdsa-p256
+	Profile string   // of the CA; empty: the CA chooses
 }
-
-// key returns the type of the certificate's key.
-func (c Certificate) key() KeyType { return c.Keys[0] }
 
 // set is the CA's identity of what is ordered: rate limits and the budget count by it.
 func (c Certificate) set() string { return nameSet(c.Names) }
 
 // declaration changes when the operator asks for something else.
-func (c Certificate) declaration() string { return c.set() + " " + string(c.key()) + " " + c.Profile }
+func (c Certificate) declaration() string { return c.set() + " " + string(c.Key) + " " + c.Profile }
 
 // nameSet returns the same text for the same names in any order.
 func nameSet(names []string) string { return strings.Join(slices.Sorted(slices.Values(names)), ",") }
@@ -85,6 +82,7 @@ type Client struct {
 	account  account
 	renewals renewalURL
 	orders   gate
+	turns    turns
 	revoking sync.Mutex // held while a list of what was revoked is replaced
 
 	mu      sync.Mutex
@@ -145,13 +143,10 @@ func validate(declared Certificate) (Certificate, error) {
 		return cert, fmt.Errorf("%q cannot be a file name", cert.Name)
 	case len(cert.Names) == 0:
 		return cert, errors.New("names: at least one is needed")
-	case len(cert.Keys) > 1:
-		return cert, errors.New("key: a list of several key types is not supported; declare one certificate for each")
-	case len(cert.Keys) == 0:
-		cert.Keys = []KeyType{ECDSAP256}
-	}
-	if !cert.key().known() {
-		return cert, fmt.Errorf("key: %q is none of %s", cert.key(), strings.Join(keyTypes(), ", "))
+	case cert.Key == "":
+		cert.Key = ECDSAP256
+	case !cert.Key.known():
+		return cert, fmt.Errorf("key: %q is none of %s", cert.Key, strings.Join(keyTypes(), ", "))
 	}
 	cert.Names = nil
 	for _, name := range declared.Names {

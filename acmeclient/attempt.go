@@ -35,7 +35,17 @@ const inPlace = 4
 
 // advance takes the attempt to its end. When it returns an error, the journal says how far it came.
 func (i *issuance) advance(ctx context.Context) error {
+	leave, err := i.client.turns.take(ctx, i.directory+" "+nameSet(i.j.Attempt.Names), func() {
+		i.say("", "waits until another order for the same names has come to its end")
+	})
+	if err != nil {
+		return err
+	}
+	defer leave()
 	for tries := 0; ; {
+		if i.j.Attempt.Step.reached(StepValid) {
+			leave() // what is left is between the fleet and its front-ends
+		}
 		done, err := i.once(ctx)
 		switch {
 		case err == nil && done:

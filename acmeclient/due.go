@@ -85,7 +85,7 @@ func (c Certificate) differs(leaf *x509.Certificate) string {
 	switch {
 	case nameSet(lowered(leaf.DNSNames)) != c.set():
 		return "the declared names changed"
-	case keyTypeOf(leaf.PublicKey) != c.key():
+	case keyTypeOf(leaf.PublicKey) != c.Key:
 		return "the declared key type changed"
 	}
 	return ""

@@ -39,7 +39,7 @@ func publicOf(t *testing.T, key KeyType) crypto.PublicKey {
 }
 
 func TestNextDueGoesByFractionsOfTheLife(t *testing.T) {
-	wanted := Certificate{Name: www, Names: []string{www}, Keys: []KeyType{ECDSAP256}}
+	wanted := Certificate{Name: www, Names: []string{www}, Key: ECDSAP256}
 	for _, c := range []struct {
 		life, due, emergency time.Duration // after birth
 	}{
@@ -64,7 +64,7 @@ func TestNextDueGoesByFractionsOfTheLife(t *testing.T) {
 
 func TestNextDueNow(t *testing.T) {
 	now := birth.Add(time.Hour)
-	wanted := Certificate{Name: www, Names: []string{"example.com", www}, Keys: []KeyType{ECDSAP256}}
+	wanted := Certificate{Name: www, Names: []string{"example.com", www}, Key: ECDSAP256}
 	placeholder := aged(t, 90*day, ECDSAP256, "example.com", www)
 	placeholder.Placeholder = true
 	later := birth.Add(60 * day)
@@ -95,7 +95,7 @@ func TestNextDueNow(t *testing.T) {
 
 func TestNextDueObeysOnlyTheWindowOfTheCertificateHeld(t *testing.T) {
 	held := aged(t, 90*day, ECDSAP256, www)
-	wanted := Certificate{Name: www, Names: []string{www}, Keys: []KeyType{ECDSAP256}}
+	wanted := Certificate{Name: www, Names: []string{www}, Key: ECDSAP256}
 	soon := Window{Start: birth, End: birth.Add(2 * day), Chosen: birth.Add(day)}
 	ordinary := birth.Add(60 * day)
 	for name, c := range map[string]struct {

@@ -73,8 +73,8 @@ func TestIssuesOnceAndThenRests(t *testing.T) {
 	m := newMemFleet().serving(t)
 	authority := startCA(t, m, nil)
 	cfg := configFor(m, authority)
-	cfg.Certificates = append(cfg.Certificates, Certificate{Name: "rsa", Names: []string{"rsa.example.com"}, Keys: []KeyType{RSA2048}})
-	cfg.Certificates = append(cfg.Certificates, Certificate{Name: "p384", Names: []string{"p384.example.com"}, Keys: []KeyType{ECDSAP384}})
+	cfg.Certificates = append(cfg.Certificates, Certificate{Name: "rsa", Names: []string{"rsa.example.com"}, Key: RSA2048})
+	cfg.Certificates = append(cfg.Certificates, Certificate{Name: "p384", Names: []string{"p384.example.com"}, Key: ECDSAP384})
 	var steps []Step // of www; one worker calls Observe for it
 	cfg.Observe = func(e Event) {
 		if e.Name == www && e.Step != "" {

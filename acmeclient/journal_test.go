@@ -222,7 +222,7 @@ func TestNewRefuses(t *testing.T) {
 		return Config{Directory: directory, Certificates: []Certificate{c}}
 	}
 	good := one(func(c *Certificate) { c.Names = []string{"WWW.example.com."} })
-	if c, err := New(good); err != nil || c.workers[0].cert.Names[0] != www || c.workers[0].cert.key() != ECDSAP256 {
+	if c, err := New(good); err != nil || c.workers[0].cert.Names[0] != www || c.workers[0].cert.Key != ECDSAP256 {
 		t.Fatalf("a good configuration: %+v, %v", c, err)
 	}
 	for name, cfg := range map[string]Config{
@@ -233,8 +233,7 @@ func TestNewRefuses(t *testing.T) {
 		"an address":         one(func(c *Certificate) { c.Names = []string{"2001:db8::1"} }),
 		"a name twice":       one(func(c *Certificate) { c.Names = []string{www, "WWW.example.com"} }),
 		"a name that climbs": one(func(c *Certificate) { c.Name = "../x" }),
-		"an unknown key":     one(func(c *Certificate) { c.Keys = []KeyType{"dsa"} }),
-		"a pair of keys":     one(func(c *Certificate) { c.Keys = []KeyType{ECDSAP256, RSA2048} }),
+		"an unknown key":     one(func(c *Certificate) { c.Key = "dsa" }),
 		"declared twice":     {Directory: directory, Certificates: append(good.Certificates, good.Certificates...)},
 	} {
 		if _, err := New(cfg); err == nil {

@@ -8,7 +8,7 @@ import (
 
 // What an operator put back in force stays, although it is old, until the emergency, or until something else is declared.
 func TestNextDueOfWhatWasPutBackInForce(t *testing.T) {
-	wanted := Certificate{Name: www, Names: []string{www, "example.com"}, Keys: []KeyType{ECDSAP256}}
+	wanted := Certificate{Name: www, Names: []string{www, "example.com"}, Key: ECDSAP256}
 	now := birth.Add(61 * day) // past the age at which it is renewed otherwise
 	newer := func(key KeyType, names ...string) *Held { return aged(t, 90*day, key, names...) }
 	emergency := birth.Add(90*day - 108*time.Hour)

@@ -335,7 +335,7 @@ func (w *worker) prepare(ctx context.Context, i *issuance, id string, force bool
 
 // newAttempt returns one with a new key and a request for it.
 func (w *worker) newAttempt(id, reason string) (*attempt, error) {
-	key, err := w.cert.key().generate()
+	key, err := w.cert.Key.generate()
 	if err != nil {
 		return nil, ofFleet(err, "making a key")
 	}
@@ -349,7 +349,7 @@ func (w *worker) newAttempt(id, reason string) (*attempt, error) {
 	}
 	return &attempt{
 		ID: id, Reason: reason, Started: time.Now().UTC(), Node: w.client.cfg.Node, Names: w.cert.Names,
-		Profile: w.cert.Profile, KeyType: w.cert.key(), Key: text, CSR: csr,
+		Profile: w.cert.Profile, KeyType: w.cert.Key, Key: text, CSR: csr,
 	}, nil
 }
 

@@ -47,7 +47,7 @@ type application struct {
 type pending struct {
 	install  Install
 	outcome  Outcome
-	leaves   []*x509.Certificate
+	leaf     *x509.Certificate
 	previous string // target of live/NAME; "" when there was none
 	ready    bool   // the pair is good: it may be switched
 	switched bool   // this Apply has switched it, and it still is
@@ -116,12 +116,12 @@ func (a *application) validate(installs []Install) {
 			a.refuse(p, TestFailed, bad.reason)
 			continue
 		}
-		leaves, err := a.readGeneration(p.dir(), install.Names, time.Now())
+		leaf, err := a.readGeneration(p.dir(), install.Names, time.Now())
 		if err != nil {
 			a.refuse(p, ChainRefused, fmt.Sprintf("generation %d of %s was not installed: %v", install.Generation, install.Name, err))
 			continue
 		}
-		p.leaves, p.ready = leaves, true
+		p.leaf, p.ready = leaf, true
 	}
 }
 
@@ -234,9 +234,7 @@ func (a *application) reload(foreign bool) {
 			continue
 		}
 		switched = switched || p.switched && p.outcome.Used
-		for _, leaf := range p.leaves {
-			wants = append(wants, Want{Name: p.install.Name, Names: p.install.Names, Leaf: leaf})
-		}
+		wants = append(wants, Want{Name: p.install.Name, Names: p.install.Names, Leaf: p.leaf})
 	}
 	if foreign {
 		wants = wantsOf(a.site)

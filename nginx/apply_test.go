@@ -51,7 +51,7 @@ func TestInstallReloadsAndConfirmsTheNewSerial(t *testing.T) {
 	wantState(t, n.Verify(t.Context(), []nginx.Want{{Name: www, Names: []string{www}, Leaf: old.leaf}}), nginx.Current, old.leaf)
 
 	next := fresh(www)
-	f.put(www, "2", "", next)
+	f.put(www, "2", next)
 	r := n.Apply(t.Context(), one(2))
 	wantState(t, r.Served, nginx.Current, next.leaf)
 	o := r.Outcomes[0]
@@ -84,7 +84,7 @@ func TestTwoSwapsWithinASecondAreBothServed(t *testing.T) {
 	n := f.open(nginx.Config{})
 	for _, generation := range []int{2, 3} {
 		p := fresh(www)
-		f.put(www, string(rune('0'+generation)), "", p)
+		f.put(www, string(rune('0'+generation)), p)
 		wantState(t, n.Apply(t.Context(), one(generation)).Served, nginx.Current, p.leaf)
 	}
 }
@@ -103,7 +103,7 @@ func TestCrashBetweenSwitchAndReloadIsHealed(t *testing.T) {
 func TestABrokenConfigurationIsNotOurFault(t *testing.T) {
 	f, old := startWWW(t)
 	f.configure("server { listen PORT0 ssl; no_such_directive; }")
-	f.put(www, "2", "", fresh(www))
+	f.put(www, "2", fresh(www))
 	run := &counting{Runner: f.exec}
 	n := f.open(nginx.Config{Run: run, Verify: f.ports})
 	r := n.Apply(t.Context(), one(2))
@@ -120,7 +120,7 @@ func TestABrokenConfigurationThatTheCertificateCures(t *testing.T) {
 	f, _ := startWWW(t)
 	f.must(os.Remove(filepath.Join(f.dir, "archive", www, "1", "privkey.pem")))
 	next := fresh(www)
-	f.put(www, "2", "", next)
+	f.put(www, "2", next)
 	r := f.open(nginx.Config{}).Apply(t.Context(), one(2))
 	wantState(t, r.Served, nginx.Current, next.leaf)
 	if len(r.Problems) != 0 {
@@ -131,7 +131,7 @@ func TestABrokenConfigurationThatTheCertificateCures(t *testing.T) {
 // refused writes a generation whose pair is good. nginx also reads chain.pem, and finds out that it is rubbish.
 func refused(f *node, name, generation string) {
 	f.Helper()
-	f.put(name, generation, "", fresh(name))
+	f.put(name, generation, fresh(name))
 	f.must(f.store.WriteFile("archive/"+name+"/"+generation+"/chain.pem", []byte("rubbish"), 0o644))
 }
 
@@ -190,7 +190,7 @@ func TestOneBadCertificateDoesNotHoldUpTheOthers(t *testing.T) {
 		}
 	})
 	good := fresh("b.example")
-	f.put("b.example", "2", "", good)
+	f.put("b.example", "2", good)
 	f.must(f.store.WriteFile("archive/b.example/2/chain.pem", certPEM(authority().cert), 0o644))
 	refused(f, "a.example", "2")
 	r := f.open(nginx.Config{}).Apply(t.Context(), []nginx.Install{
@@ -203,7 +203,7 @@ func TestOneBadCertificateDoesNotHoldUpTheOthers(t *testing.T) {
 
 func TestSomebodyElseBreaksTheConfigurationMeanwhile(t *testing.T) {
 	f, _ := startWWW(t)
-	f.put(www, "2", "", fresh(www))
+	f.put(www, "2", fresh(www))
 	run := &counting{Runner: f.exec}
 	run.before = func() {
 		if f.link(www) == "2" {
@@ -224,7 +224,7 @@ func TestSomebodyElseBreaksTheConfigurationMeanwhile(t *testing.T) {
 
 func TestStoppingBeforeTheVerdictUndoesTheSwitch(t *testing.T) {
 	f, _ := startWWW(t)
-	f.put(www, "2", "", fresh(www))
+	f.put(www, "2", fresh(www))
 	ctx, cancel := context.WithCancel(t.Context())
 	run := &counting{Runner: f.exec}
 	run.before = func() {
@@ -259,7 +259,7 @@ func TestBadPairsAreNotTouched(t *testing.T) {
 		7: {pair{fullchain: good.fullchain, privkey: good.privkey[:100]}, []string{www}, "holds no private key"},
 		8: {good, []string{"*.example.com"}, "is not for *.example.com"},
 	} {
-		f.put(www, string(rune('0'+generation)), "", c.pair)
+		f.put(www, string(rune('0'+generation)), c.pair)
 		install := one(generation)
 		install[0].Names = c.names
 		r := f.open(nginx.Config{}).Apply(t.Context(), install)
@@ -284,7 +284,7 @@ func TestBadPairsAreNotTouched(t *testing.T) {
 func TestALinkThatIsNotOursStays(t *testing.T) {
 	f, _ := newNode(t, 0)
 	f.must(f.store.WriteFile("live/"+www+"/fullchain.pem", []byte("certbot's"), 0o644))
-	f.put(www, "1", "", fresh(www))
+	f.put(www, "1", fresh(www))
 	r := f.open(nginx.Config{Disabled: true}).Apply(t.Context(), one(1))
 	if codes(r) != "write-failed" || r.Outcomes[0].Installed {
 		t.Errorf("%+v", r)
@@ -295,7 +295,7 @@ func TestNginxThatIsDownIsNoError(t *testing.T) {
 	f, sockets := newNode(t, 1)
 	f.must(sockets[0].Close())
 	f.configure(tlsServer("PORT0 ssl", www, www))
-	f.put(www, "1", "", fresh(www))
+	f.put(www, "1", fresh(www))
 	for name, pid := range map[string]string{"no pid file": "", "an empty pid file": "\n", "the pid of somebody else": strconv.Itoa(os.Getpid())} {
 		if pid != "" {
 			f.must(os.WriteFile(filepath.Join(f.prefix, "nginx.pid"), []byte(pid), 0o644))
@@ -317,7 +317,7 @@ func TestNginxThatIsDownIsNoError(t *testing.T) {
 
 func TestDisabledInstallsAndDoesNothingElse(t *testing.T) {
 	f, _ := newNode(t, 0)
-	f.put(www, "1", "", fresh(www))
+	f.put(www, "1", fresh(www))
 	n := nginx.New(nginx.Config{Disabled: true, Store: f.store})
 	r := n.Apply(t.Context(), one(1))
 	if !r.Outcomes[0].Installed || len(r.Problems) != 0 || f.link(www) != "1" {
@@ -330,7 +330,7 @@ func TestDisabledInstallsAndDoesNothingElse(t *testing.T) {
 
 func TestACertificateThatNoServerUsesIsInstalledAndNotAnError(t *testing.T) {
 	f, _ := startWWW(t)
-	f.put("mail.example.com", "1", "", fresh("mail.example.com"))
+	f.put("mail.example.com", "1", fresh("mail.example.com"))
 	r := f.open(nginx.Config{Verify: f.ports}).Apply(t.Context(), []nginx.Install{{Name: "mail.example.com", Generation: 1}})
 	if o := r.Outcomes[0]; !o.Installed || o.Used || r.Reloaded || len(r.Problems) != 0 || len(r.Served) != 0 {
 		t.Errorf("%+v", r)
@@ -340,18 +340,19 @@ func TestACertificateThatNoServerUsesIsInstalledAndNotAnError(t *testing.T) {
 func TestBothHalvesOfAPairAreInstalledAndAskedFor(t *testing.T) {
 	conf := "server { listen PORT0 ssl; server_name " + www + "; ssl_protocols %; " +
 		"ssl_certificate STORE/live/NAME/fullchain.pem; ssl_certificate_key STORE/live/NAME/privkey.pem; " +
-		"ssl_certificate STORE/live/NAME/fullchain-rsa.pem; ssl_certificate_key STORE/live/NAME/privkey-rsa.pem; }"
+		"ssl_certificate STORE/live/NAME-rsa/fullchain.pem; ssl_certificate_key STORE/live/NAME-rsa/privkey.pem; }"
 	conf = strings.ReplaceAll(conf, "NAME", www)
 	day := time.Now().Add(24 * time.Hour)
 	f := start(t, 1, strings.Replace(conf, "%", "TLSv1.2 TLSv1.3", 1), func(f *node) {
 		f.install(www, "1", issue("ecdsa", day, www))
-		f.put(www, "1", "-rsa", issue("rsa", day, www))
+		f.install(www+"-rsa", "1", issue("rsa", day, www))
 	})
 	ecdsa, rsa := issue("ecdsa", day, www), issue("rsa", day, www)
-	f.put(www, "2", "", ecdsa)
-	f.put(www, "2", "-rsa", rsa)
+	f.put(www, "2", ecdsa)
+	f.put(www+"-rsa", "2", rsa)
 	n := f.open(nginx.Config{})
-	r := n.Apply(t.Context(), one(2))
+	both := []nginx.Install{{Name: www, Names: []string{www}, Generation: 2}, {Name: www + "-rsa", Names: []string{www}, Generation: 2}}
+	r := n.Apply(t.Context(), both)
 	wantState(t, r.Served, nginx.Current, nil)
 	if len(r.Served) != 2 || r.Served[0].KeyType != "ecdsa" || r.Served[0].Serial != ecdsa.leaf.SerialNumber.Text(16) ||
 		r.Served[1].KeyType != "rsa" || r.Served[1].Serial != rsa.leaf.SerialNumber.Text(16) {
@@ -360,7 +361,7 @@ func TestBothHalvesOfAPairAreInstalledAndAskedFor(t *testing.T) {
 
 	// Without TLS 1.2 only one of the two can be seen: the other is not called stale.
 	f.configure(strings.Replace(conf, "%", "TLSv1.3", 1))
-	r = n.Apply(t.Context(), nil)
+	r = n.Apply(t.Context(), both)
 	states := map[nginx.State]int{}
 	for _, s := range r.Served {
 		states[s.State]++
@@ -457,7 +458,7 @@ func TestAFlatLayoutIsFollowedIntoLive(t *testing.T) {
 		f.must(f.store.ReplaceSymlink("www.key", "live/"+www+"/privkey.pem"))
 	})
 	p := fresh(www)
-	f.put(www, "2", "", p)
+	f.put(www, "2", p)
 	r := f.open(nginx.Config{}).Apply(t.Context(), one(2))
 	wantState(t, r.Served, nginx.Current, p.leaf)
 	if !r.Outcomes[0].Used {
@@ -467,7 +468,7 @@ func TestAFlatLayoutIsFollowedIntoLive(t *testing.T) {
 
 func TestAPlaceholderLetsNginxStartAndGivesWay(t *testing.T) {
 	f := start(t, 1, tlsServer("PORT0 ssl", www, www), func(f *node) {
-		made, warn, err := nginx.EnsurePlaceholder(f.store, www, []string{www}, asItIs)
+		made, warn, err := nginx.EnsurePlaceholder(f.store, nginx.Placeholder{Name: www, Names: []string{www}, Owner: asItIs})
 		if !made || warn != nil || err != nil {
 			f.Fatal(made, warn, err)
 		}
@@ -479,7 +480,7 @@ func TestAPlaceholderLetsNginxStartAndGivesWay(t *testing.T) {
 	}
 	f.must(conn.Close())
 	p := fresh(www)
-	f.put(www, "1", "", p)
+	f.put(www, "1", p)
 	r := f.open(nginx.Config{}).Apply(t.Context(), one(1))
 	wantState(t, r.Served, nginx.Current, p.leaf)
 	if r.Outcomes[0].Previous != nginx.PlaceholderGeneration {

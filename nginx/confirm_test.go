@@ -63,7 +63,7 @@ func inBubble(t *testing.T, prepare func(w *workers, old, next pair)) (w *worker
 	synctest.Test(t, func(t *testing.T) {
 		old, next := fresh(www), fresh(www)
 		f.install(www, "1", old)
-		f.put(www, "2", "", next)
+		f.put(www, "2", next)
 		w = &workers{node: f}
 		prepare(w, old, next)
 		reload := w.reload
@@ -152,7 +152,7 @@ func TestAFailedReloadIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, next := fresh(www), fresh(www)
 		f.install(www, "1", old)
-		f.put(www, "2", "", next)
+		f.put(www, "2", next)
 		shown, reloads := old, 0
 		w := &workers{node: f, show: func(int) pair { return shown }}
 		w.reload = func() error {

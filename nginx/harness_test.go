@@ -210,18 +210,18 @@ func (f *node) must(err error) {
 	}
 }
 
-// put writes a generation; suffix is that of the other half of a pair.
-func (f *node) put(name, generation, suffix string, p pair) {
+// put writes a generation.
+func (f *node) put(name, generation string, p pair) {
 	f.Helper()
 	dir := "archive/" + name + "/" + generation
-	f.must(f.store.WriteFile(dir+"/fullchain"+suffix+".pem", p.fullchain, 0o644))
-	f.must(f.store.WriteFile(dir+"/privkey"+suffix+".pem", p.privkey, 0o600))
+	f.must(f.store.WriteFile(dir+"/fullchain.pem", p.fullchain, 0o644))
+	f.must(f.store.WriteFile(dir+"/privkey.pem", p.privkey, 0o600))
 }
 
 // install writes a generation and links it.
 func (f *node) install(name, generation string, p pair) {
 	f.Helper()
-	f.put(name, generation, "", p)
+	f.put(name, generation, p)
 	f.must(f.store.ReplaceSymlink("live/"+name, "../archive/"+name+"/"+generation))
 }
 

@@ -13,9 +13,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -198,28 +196,17 @@ func nameUnder(dir, file string) (string, bool) {
 // certificateLimit bounds a file of a generation, in bytes.
 const certificateLimit = 1 << 20
 
-// pairSuffixes are the certificates that one generation may hold: fullchain.pem with privkey.pem always, and the
-// other half of an ECDSA and RSA pair under a name that says its key type.
-var pairSuffixes = []string{"", "-ecdsa", "-rsa"}
-
-// readGeneration returns the leaves of a generation that nginx can be handed.
-func (n *Nginx) readGeneration(dir string, names []string, now time.Time) ([]*x509.Certificate, error) {
-	var leaves []*x509.Certificate
-	for _, suffix := range pairSuffixes {
-		chain, key := dir+"/fullchain"+suffix+".pem", dir+"/privkey"+suffix+".pem"
-		fullchain, chainErr := n.config.Store.ReadFile(chain, certificateLimit)
-		privkey, keyErr := n.config.Store.ReadFile(key, certificateLimit)
-		if suffix != "" && errors.Is(chainErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
-			continue
-		}
-		if err := cmp.Or(chainErr, keyErr); err != nil {
-			return nil, err
-		}
-		leaf, err := CheckPair(fullchain, privkey, names, now)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", filepath.Join(n.config.Store.Dir(), chain), err)
-		}
-		leaves = append(leaves, leaf)
+// readGeneration returns the leaf of a generation that nginx can be handed.
+func (n *Nginx) readGeneration(dir string, names []string, now time.Time) (*x509.Certificate, error) {
+	chain := dir + "/fullchain.pem"
+	fullchain, chainErr := n.config.Store.ReadFile(chain, certificateLimit)
+	privkey, keyErr := n.config.Store.ReadFile(dir+"/privkey.pem", certificateLimit)
+	if err := cmp.Or(chainErr, keyErr); err != nil {
+		return nil, err
 	}
-	return leaves, nil
+	leaf, err := CheckPair(fullchain, privkey, names, now)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(n.config.Store.Dir(), chain), err)
+	}
+	return leaf, nil
 }

@@ -288,7 +288,7 @@ func (h *house) furnish() error {
 				}
 			}
 		}
-		made, warn, err := nginx.EnsurePlaceholder(root, c.Name, c.Names, owner)
+		made, warn, err := nginx.EnsurePlaceholder(root, nginx.Placeholder{Name: c.Name, Names: c.Names, RSA: c.Key[0].IsRSA(), Owner: owner})
 		if err != nil {
 			return err
 		}
@@ -325,11 +325,9 @@ func (h *house) openACME() error {
 		cfg.Retry = append(cfg.Retry, time.Duration(wait))
 	}
 	for _, cert := range h.cfg.Certificates {
-		declared := acmeclient.Certificate{Name: cert.Name, Names: cert.Names, Profile: cert.Profile}
-		for _, key := range cert.Key {
-			declared.Keys = append(declared.Keys, acmeclient.KeyType(key))
-		}
-		cfg.Certificates = append(cfg.Certificates, declared)
+		cfg.Certificates = append(cfg.Certificates, acmeclient.Certificate{
+			Name: cert.Name, Names: cert.Names, Key: acmeclient.KeyType(cert.Key[0]), Profile: cert.Profile,
+		})
 	}
 	h.acme, err = acmeclient.New(cfg)
 	return err

@@ -76,6 +76,7 @@ func TestARefusalThatWasMendedStaysSo(t *testing.T) {
 		}
 		f.Start(2)
 		f.Advance(10 * time.Second)
+		f.Stop(2)               // or it might be refused anew by now
 		without(t, f, 0, "fe3") // it was connected: what was before is no more
 		if s := f.Status(0); tells(s, control.PeerRefused, "") {
 			t.Errorf("fe3 has not come since it is no longer in the list: %+v", s.Problems)

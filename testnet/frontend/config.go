@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,6 +32,8 @@ type Config struct {
 
 	Names []string   // the first names the certificate, live/NAME; all of them are served with it
 	Also  [][]string // further certificates, each like Names; a client that names no server gets that of Names
+
+	Pairs []string // those of the certificates, by their first name, whose server has the RSA half of a pair too: live/NAME-rsa
 
 	BreakChallenge bool   // answer 404 where the CA looks: a front-end that somebody misconfigured
 	Binary         string // nginx; "" is nginx from the PATH, or the stand-in if there is none; or Standin
@@ -147,6 +150,9 @@ func (c Config) check() error {
 
 func (c Config) certificates() [][]string { return append([][]string{c.Names}, c.Also...) }
 
+// Paired reports whether the certificate called name is half of a pair.
+func (c Config) Paired(name string) bool { return slices.Contains(c.Pairs, name) }
+
 func (c Config) http() string  { return net.JoinHostPort(c.Address, strconv.Itoa(c.HTTPPort)) }
 func (c Config) https() string { return net.JoinHostPort(c.Address, strconv.Itoa(c.HTTPSPort)) }
 
@@ -207,6 +213,10 @@ http {
         ssl_protocols TLSv1.2 TLSv1.3;
         ssl_certificate "{{$.Store}}/live/{{index . 0}}/fullchain.pem";
         ssl_certificate_key "{{$.Store}}/live/{{index . 0}}/privkey.pem";
+{{- if $.Paired (index . 0)}}
+        ssl_certificate "{{$.Store}}/live/{{index . 0}}-rsa/fullchain.pem";
+        ssl_certificate_key "{{$.Store}}/live/{{index . 0}}-rsa/privkey.pem";
+{{- end}}
         return 200 "hello from {{$.Address}}\n";
     }
 {{- end}}

@@ -3,6 +3,7 @@ package real
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"text/template"
 )
@@ -47,6 +48,9 @@ certificates:
 {{- range .}}
       - {{q .}}
 {{- end}}
+{{- if $.Config.Paired (index . 0)}}
+    key: [ecdsa-p256, rsa-2048]
+{{- end}}
 {{- end}}
 nginx:
   binary: {{q .Node.FrontEndPaths.Binary}}
@@ -63,6 +67,9 @@ lease:
 
 // Certificates returns the names of each certificate.
 func (c Config) Certificates() [][]string { return append([][]string{c.Names}, c.More...) }
+
+// Paired reports whether the certificate called name is half of a pair.
+func (c Config) Paired(name string) bool { return slices.Contains(c.Pairs, name) }
 
 // quoted writes a text as YAML takes it whatever is in it.
 func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }

@@ -67,7 +67,7 @@ func (f *Fleet) newNode(ctx context.Context, name, address string) (*Node, error
 	if len(f.config.Names) > 0 {
 		n.FrontEndConfig = frontend.Config{
 			Dir: filepath.Join(dir, "nginx"), Address: address, HTTPPort: f.ports.http, HTTPSPort: f.ports.https, Store: n.Certs,
-			Socket: filepath.Join(dir, "http01.sock"), Names: f.config.Names, Also: f.config.More, BreakChallenge: f.config.Broken[name], Binary: f.config.FrontEnd,
+			Socket: filepath.Join(dir, "http01.sock"), Names: f.config.Names, Also: f.config.More, Pairs: f.config.Pairs, BreakChallenge: f.config.Broken[name], Binary: f.config.FrontEnd,
 		}
 		if n.FrontEndPaths, err = frontend.WriteConfig(n.FrontEndConfig); err != nil {
 			return nil, errors.Join(err, n.logFile.Close())

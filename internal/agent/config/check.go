@@ -93,6 +93,7 @@ func (v *checker) values() {
 	for i := range v.Certificates {
 		v.certificate(&v.Certificates[i], fmt.Sprintf("certificates[%d]", i))
 	}
+	v.pairs()
 	v.lease()
 	v.nginx()
 }
@@ -205,15 +206,13 @@ func (v *checker) certificate(c *Certificate, path string) {
 }
 
 func (v *checker) key(c Certificate, path string) {
-	switch {
-	case len(c.Key) == 0 || len(c.Key) > 2 || len(c.Key) == 2 && c.Key[0].isRSA() == c.Key[1].isRSA():
-		v.refuse(path+".key", "key: neither one type nor a pair", "write one type, such as ecdsa-p256")
-	case len(c.Key) == 2:
-		v.refuse(path+".key", "key: pairs are not part of this version", "write one type, and a second certificate under another name for the other")
+	if len(c.Key) == 0 || len(c.Key) > 2 || len(c.Key) == 2 && c.Key[0].IsRSA() == c.Key[1].IsRSA() {
+		v.refuse(path+".key", "key: neither one type nor a pair", "write one type, such as ecdsa-p256, or [ecdsa-p256, rsa-2048]")
 	}
 }
 
-func (k KeyType) isRSA() bool { return strings.HasPrefix(string(k), "rsa-") }
+// IsRSA tells the two kinds of key apart that there are.
+func (k KeyType) IsRSA() bool { return strings.HasPrefix(string(k), "rsa-") }
 
 func (v *checker) lease() {
 	if v.Lease.TTL < minTTL {

@@ -127,7 +127,7 @@ type Certificate struct {
 	Name string `yaml:"name,required" hint:"write name: www.example.com"`
 	// Names are the host names it is for, lower case. Default: Name alone.
 	Names []string `yaml:"names"`
-	// Key is the key's type. A list is read, for the pairs of a later version, but must have one.
+	// Key is the key's type. A list of an ECDSA and an RSA type is read as two certificates: see pairs. What was read has one.
 	Key []KeyType `yaml:"key,scalar" default:"ecdsa-p256"`
 	// Profile is the CA's certificate profile; empty: the CA's default.
 	Profile string `yaml:"profile"`

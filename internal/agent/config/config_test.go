@@ -106,6 +106,28 @@ certificates:
 	}
 }
 
+// A pair of keys is two certificates, each with its own name.
+func TestAPairOfKeysIsTwoCertificates(t *testing.T) {
+	pairs := load(t, "testdata/minimal.yaml", write(t, "acme.yaml", `
+acme: {accept_terms: true}
+certificates:
+  - {name: www.example.com, names: [www.example.com, example.com], key: [ecdsa-p256, rsa-2048], profile: classic}
+  - {name: example.org, key: [rsa-4096, ecdsa-p384]}
+  - {name: example.net, key: [rsa-3072]}
+`)).Certificates
+	both, org := []string{"www.example.com", "example.com"}, []string{"example.org"}
+	want := []config.Certificate{
+		{Name: "www.example.com", Names: both, Key: []config.KeyType{"ecdsa-p256"}, Profile: "classic"},
+		{Name: "example.org", Names: org, Key: []config.KeyType{"rsa-4096"}},
+		{Name: "example.net", Names: []string{"example.net"}, Key: []config.KeyType{"rsa-3072"}},
+		{Name: "www.example.com-rsa", Names: both, Key: []config.KeyType{"rsa-2048"}, Profile: "classic"},
+		{Name: "example.org-ecdsa", Names: org, Key: []config.KeyType{"ecdsa-p384"}},
+	}
+	if !reflect.DeepEqual(pairs, want) {
+		t.Errorf("read as %+v", pairs)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	directories := "directories:\n"
 	for i := range 64 {
