@@ -26,7 +26,7 @@ func TestAPairOfKeysIsOrderedOneAfterTheOther(t *testing.T) {
 	slices.Reverse(rsa.Names) // a set is a set
 	cfg.Certificates = append(cfg.Certificates, rsa)
 	var mu sync.Mutex
-	var open []string // certificates with an order that has not come to its end
+	var open []string           // certificates with an order that has not come to its end
 	both := make(chan struct{}) // closed when one has its order and the other would have its own
 	arrive := sync.OnceFunc(func() { close(both) })
 	m.onBarrier = func(ctx context.Context, _ []Token) error {

@@ -4,210 +4,26 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path"
 	"path/filepath"
-	"runtime/debug"
-	"slices"
-	"strings"
-	"syscall"
 	"time"
 
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
-	"golang.org/x/sys/unix"
+	"certswarm/syncer/state"
 )
 
-// A state database that cannot be read, or not written, is no reason to end. At the start it is set aside and the node begins a new incarnation:
-// what it finds on its disk ranks below all that the fleet has. While it runs it knows everything by heart, and writes it down anew.
-
-// damaged is a state database that cannot be used.
-type damaged struct {
-	why  error
-	kept string // where it was set aside
-}
-
-// Error implements error.
-func (d *damaged) Error() string { return fmt.Sprintf("the state database is damaged: %v", d.why) }
-
-// Unwrap returns why.
-func (d *damaged) Unwrap() error { return d.why }
-
-// panicked is what was thrown by bbolt, or by the kernel at it.
-type panicked struct{ cause any }
-
-// Error implements error.
-func (p panicked) Error() string { return fmt.Sprint(p.cause) }
-
-// guarded runs f, which reads pages that are mapped into memory: one that is damaged makes bbolt panic, and one that was cut off the file makes
-// the kernel send SIGBUS; neither may end the agent. What f had locked stays locked then, and the database must not be used again.
-func guarded(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = panicked{cause}
-		}
-	}()
-	return f()
-}
-
-// isDamage tells what is wrong with a database from what is wrong around it.
-func isDamage(err error) bool {
-	var errno syscall.Errno
-	if errors.As(err, new(panicked)) {
-		return true
-	}
-	if errors.As(err, &errno) {
-		return slices.Contains([]syscall.Errno{unix.EIO, unix.EUCLEAN, unix.EBADMSG, unix.EINVAL}, errno)
-	}
-	return !errors.Is(err, bolterrors.ErrTimeout)
-}
-
-// isFull reports whether there was no room.
-func isFull(err error) bool {
-	return slices.ContainsFunc([]error{unix.ENOSPC, unix.EDQUOT}, func(full error) bool { return errors.Is(err, full) })
-}
-
-// intact reads a database whole. It walks every bucket before it has bbolt check what the pages say of each other (2 ms for 10,000 entries): that
-// check runs in a goroutine of its own, where a fault cannot be caught, and so must not be the first to follow a pointer.
-func intact(db *bbolt.DB) error {
-	return db.View(func(tx *bbolt.Tx) error {
-		err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
-			return b.ForEach(func(_, v []byte) error {
-				if v == nil {
-					return errRecord // a bucket where there is none
-				}
-				return nil
-			})
-		})
-		if err != nil {
-			return err
-		}
-		var errs []error
-		for err := range tx.Check() { // to the end, or its goroutine would wait for ever
-			errs = append(errs, err)
-		}
-		if len(errs) > 0 {
-			return fmt.Errorf("%d of its pages contradict each other: %w", len(errs), errs[0])
-		}
-		return nil
-	})
-}
-
-// write is update, and notes the damage.
-func (s *store) write(do func(*bbolt.Tx) error) error {
-	if damage := s.damage.Load(); damage != nil {
-		return damage
-	}
-	err := s.update(do)
-	if err != nil && isDamage(err) && !errors.As(err, new(syscall.Errno)) { // what the disk refuses now it may take the next time
-		s.damage.Store(&damaged{why: err})
-		return s.damage.Load()
-	}
-	return err
-}
-
-// inPlace reports whether the file that is open is still where the next start will look for it. Where the disk does not say, it may be.
-func (s *store) inPlace() bool {
-	is, err := os.Stat(s.path())
-	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR)
-	}
-	return os.SameFile(is, s.is)
-}
-
-// A disk that damages whatever is written to it is not to be filled with what it damaged.
-const (
-	damagedKept  = 8                // so many files are set aside
-	remakeFirst  = 10 * time.Second // after the first, the next is made so much later, and each after twice as long
-	remakeLast   = 10 * time.Minute
-	remakeMemory = time.Hour // since the last one: that was another trouble
-)
-
-// remakeAt returns when the next file may be made in place of one that is damaged.
-func (s *store) remakeAt() time.Time {
-	if s.remade == 0 {
-		return time.Time{}
-	}
-	return s.remadeAt.Add(min(remakeFirst<<min(s.remade-1, 10), remakeLast))
-}
-
-// replace begins another file for the same incarnation, which is to be told everything. Numbers up to through were given.
-func (s *store) replace(now time.Time, incarnation, through uint64) (*damaged, error) {
-	damage := s.damage.Load()
-	if damage == nil {
-		damage = &damaged{why: errors.New("it was removed or replaced while it was in use")}
-	}
-	if now.Sub(s.remadeAt) > remakeMemory {
-		s.remade = 0
-	}
-	if at := s.remakeAt(); now.Before(at) {
-		s.damage.Store(damage)
-		return nil, fmt.Errorf("%w; another one is made at %s", damage, at.UTC().Format(time.RFC3339))
-	}
-	own := s.remade > 0 && s.inPlace() // it says what this node knows by heart, and the disk is known to be bad
-	s.remade, s.remadeAt = s.remade+1, now
-	_ = s.close() // it is nobody's any more; the second time it fails
-	if err := s.clear(damage, own); err != nil {
-		s.damage.Store(damage)
-		return nil, err
-	}
-	fresh := store{state: s.state, name: s.name, ceiling: max(s.ceiling, through)}
-	err := guarded(fresh.openFile)
-	if err == nil {
-		err = fresh.begin(incarnation)
-	}
-	if err != nil {
-		fresh.letGo(err)
-		s.damage.Store(damage)
-		return nil, errors.Join(fmt.Errorf("the state database %s cannot be made anew: %w", s.path(), err), s.state.Remove(s.name))
-	}
-	s.db, s.file, s.is, s.update, s.ceiling = fresh.db, fresh.file, fresh.is, fresh.update, fresh.ceiling
-	s.damage.Store(nil)
-	return damage, nil
-}
-
-// clear makes room for another file. What stands there is set aside, unless nobody would learn anything from it.
-func (s *store) clear(damage *damaged, worthless bool) error {
-	kept := 0
-	names, err := s.state.ReadDir(path.Dir(s.name))
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if strings.HasPrefix(name, path.Base(s.name)+damagedMark) {
-			kept++
-		}
-	}
-	if worthless || kept >= damagedKept {
-		return s.state.Remove(s.name)
-	}
-	aside, err := s.state.SetAside(s.name, damagedSuffix(time.Now()))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	damage.kept = aside
-	return err
-}
-
-const damagedMark = ".damaged-"
-
-const damagedTime = "20060102T150405.000000000Z"
-
-func damagedSuffix(now time.Time) string { return damagedMark + now.UTC().Format(damagedTime) }
+// What becomes of a state database that is damaged, or gone, is the state package's; here it is told.
 
 // noteDamageLocked keeps what became of a state database. Nothing wrong is no news.
-func (d *Directory) noteDamageLocked(damage *damaged, now string) {
+func (d *Directory) noteDamageLocked(damage *state.Damage, now string) {
 	if damage == nil {
 		return
 	}
 	where := "it is gone"
 	switch {
-	case damage.kept != "":
-		d.damaged = damage.kept
-		where = "it is kept as " + filepath.Join(d.store.state.Dir(), damage.kept)
+	case damage.Kept != "":
+		d.damaged = damage.Kept
+		where = "it is kept as " + filepath.Join(d.base.Dir(), damage.Kept)
 	case d.damaged != "":
-		where = "one before it is kept as " + filepath.Join(d.store.state.Dir(), d.damaged)
+		where = "one before it is kept as " + filepath.Join(d.base.Dir(), d.damaged)
 	}
 	d.damage = &Fault{Code: StateDamaged, Since: time.Now(), Text: fmt.Sprintf("%v; %s; %s", damage, where, now)}
 	d.log.Error(d.damage.Text, "problem", string(StateDamaged))
@@ -215,18 +31,14 @@ func (d *Directory) noteDamageLocked(damage *damaged, now string) {
 
 // recallDamage takes up again what an earlier run has set aside.
 func (d *Directory) recallDamage() {
-	names, err := d.store.state.ReadDir("sync")
-	if err != nil || d.damage != nil {
+	aside, err := state.SetAside(d.base, d.Name)
+	if err != nil || len(aside) == 0 || d.damage != nil {
 		return
 	}
-	for _, name := range names { // they sort as their times do
-		text, is := strings.CutPrefix(name, d.Name+".db"+damagedMark)
-		if at, err := time.Parse(damagedTime, text); is && err == nil {
-			d.damaged = "sync/" + name
-			d.damage = &Fault{Code: StateDamaged, Since: at, Text: fmt.Sprintf("the state database was damaged; it is kept as %s",
-				filepath.Join(d.store.state.Dir(), d.damaged))}
-		}
-	}
+	last := aside[len(aside)-1]
+	d.damaged = last.Name
+	d.damage = &Fault{Code: StateDamaged, Since: last.At, Text: fmt.Sprintf("the state database was damaged; it is kept as %s",
+		filepath.Join(d.base.Dir(), d.damaged))}
 }
 
 // watchState looks after the files of the state: a database that is not where the next start will look for it is written anew, and one that was
@@ -235,14 +47,14 @@ func (d *Directory) recallDamage() {
 func (d *Directory) watchState() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.store.inPlace() {
-		if err := makePlaces(d.store.state, d.Name); err != nil {
+	if !d.store.InPlace() {
+		if err := makePlaces(d.base, d.Name); err != nil {
 			d.log.Warn("the place of the state database is not made anew", "error", err)
 		}
 		d.stirSave.wake()
 	}
 	if d.archive.Replaced() {
-		if err := errors.Join(makePlaces(d.store.state, d.Name), d.archive.Reopen()); err != nil {
+		if err := errors.Join(makePlaces(d.base, d.Name), d.archive.Reopen()); err != nil {
 			d.log.Warn("the archive is not taken up again", "error", err)
 		}
 		d.stirWork.wake()
@@ -251,7 +63,7 @@ func (d *Directory) watchState() {
 		return
 	}
 	if d.damaged != "" {
-		if _, err := d.store.state.Lstat(d.damaged); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := d.base.Lstat(d.damaged); !errors.Is(err, fs.ErrNotExist) {
 			return
 		}
 	}
@@ -264,7 +76,7 @@ const damageMemory = time.Hour
 
 func (d *Directory) storeFaultLocked(err error) {
 	code := StateDamaged
-	if isFull(err) {
+	if state.IsFull(err) {
 		code = DiskFull
 	}
 	if d.storeFault == nil || d.storeFault.Code != code {

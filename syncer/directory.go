@@ -15,6 +15,7 @@ import (
 	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
+	"certswarm/syncer/state"
 	"certswarm/syncer/wire"
 )
 
@@ -47,7 +48,8 @@ type Directory struct {
 	log     *slog.Logger
 	disk    *disk
 	archive *durable.Archive
-	store   *store
+	base    *durable.Root // where the agent keeps what is its own: the store, the archive, the intents
+	store   *state.Store
 	watch   Watcher // belongs to notice while it runs
 	rewatch func() (Watcher, error)
 	// Directories that are not watched, and why, and when they were read last; as watch.
@@ -171,20 +173,21 @@ func (d *Directory) seedLocked() {
 }
 
 // makePlaces makes the directories of a replicated directory's state, where they are not there.
-func makePlaces(state *durable.Root, name string) error {
-	for _, dir := range []string{"sync", "archive", "archive/" + name} {
-		if _, err := state.MkDir(dir, 0o700, durable.AsItIs); err != nil {
+func makePlaces(base *durable.Root, name string) error {
+	for _, dir := range []string{state.Dir, "archive", "archive/" + name} {
+		if _, err := base.MkDir(dir, 0o700, durable.AsItIs); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *Directory) openDisk(state *durable.Root) error {
-	if err := makePlaces(state, d.Name); err != nil {
+func (d *Directory) openDisk(base *durable.Root) error {
+	d.base = base
+	if err := makePlaces(base, d.Name); err != nil {
 		return err
 	}
-	root, err := state.Beside(d.Path)
+	root, err := base.Beside(d.Path)
 	if err != nil {
 		return err
 	}
@@ -201,7 +204,7 @@ func (d *Directory) openDisk(state *durable.Root) error {
 		root: root, ignored: ignored, maxFile: d.MaxFile,
 		owners: &owners{policy: policy, privileged: os.Geteuid() == 0},
 	}
-	kept, err := state.Beside(filepath.Join(state.Dir(), "archive", d.Name))
+	kept, err := base.Beside(filepath.Join(base.Dir(), "archive", d.Name))
 	if err != nil {
 		return err
 	}
@@ -209,7 +212,7 @@ func (d *Directory) openDisk(state *durable.Root) error {
 	d.archive = durable.OpenArchive(kept, versionsKept)
 
 	for i := range appliers + 1 { // the last one is Publish's
-		intent, err := durable.OpenIntent(state, fmt.Sprintf("sync/%s.intent-%d", d.Name, i))
+		intent, err := durable.OpenIntent(base, fmt.Sprintf("%s/%s.intent-%d", state.Dir, d.Name, i))
 		if err != nil {
 			return err
 		}
@@ -222,29 +225,29 @@ func (d *Directory) openDisk(state *durable.Root) error {
 // remember makes the replica from the store.
 func (d *Directory) remember(s *Syncer) error {
 	scope := wire.Scope{Cluster: s.Cluster, Directory: d.Name}
-	store, m, damage, err := openStore(s.State, d.Name, scope)
+	store, m, damage, err := state.Open(s.State, d.Name, scope)
 	if err != nil {
 		return err
 	}
 	d.store = store
-	d.closers = append(d.closers, store.close)
+	d.closers = append(d.closers, store.Close)
 	d.noteDamageLocked(damage, "this node begins anew: the fleet's versions stand, and what differed here is in the archive")
 	d.recallDamage()
 	d.r = newReplica(rules{
-		self: index.Origin{Node: s.Self, Incarnation: m.incarnation}, key: s.Key, sign: s.Sign, scope: scope,
+		self: index.Origin{Node: s.Self, Incarnation: m.Incarnation}, key: s.Key, sign: s.Sign, scope: scope,
 		members: d.Members, mayWrite: d.MayWrite, mayLease: d.MayLease, nameOf: s.NameOf,
 		reserved: d.Reserved, precious: d.Precious, same: d.disk.owners.same, maxFile: d.MaxFile, maxDelete: d.MaxDelete,
 	})
-	d.r.fresh, d.r.seq, d.r.ceiling = m.fresh, m.seq, d.store.ceiling
-	for _, e := range m.entries {
+	d.r.fresh, d.r.seq, d.r.ceiling = m.Fresh, m.Seq, store.Ceiling()
+	for _, e := range m.Entries {
 		d.r.x.Merge(e)
 		d.r.note(e.Stamp)
 	}
-	for o, seq := range m.held {
+	for o, seq := range m.Held {
 		d.r.x.Hold(o, seq)
 	}
-	d.r.begun, d.r.forgotten, d.r.doubt, d.r.rejoined = m.seq, m.forgotten, m.doubt, m.rejoined
-	maps.Copy(d.r.keys, m.keys)
+	d.r.begun, d.r.forgotten, d.r.doubt, d.r.rejoined = m.Seq, m.Forgotten, doubt{m.Doubted, m.Until}, m.Rejoined
+	maps.Copy(d.r.keys, m.Keys)
 	d.r.durable = d.r.x.Held().Clone()
 	return nil
 }
@@ -379,13 +382,13 @@ func (d *Directory) reserveLocked(n int) {
 	if d.r.seq+uint64(n) <= d.r.ceiling {
 		return
 	}
-	if err := d.store.reserve(d.r.seq + uint64(n)); err != nil {
+	if err := d.store.Reserve(d.r.seq + uint64(n)); err != nil {
 		d.storeFaultLocked(err)
 		d.starved = true
 		d.stirSave.wake()
 		return
 	}
-	d.r.ceiling = d.store.ceiling
+	d.r.ceiling = d.store.Ceiling()
 }
 
 // gathering is for how long changes gather before they are persisted. Whoever is about to see them does not wait for it; what must not share the
@@ -429,8 +432,8 @@ func (d *Directory) persist() error {
 	u := d.r.takeDirty()
 	keys := maps.Clone(d.r.keys)
 	d.mu.Unlock()
-	if err == nil && !u.empty() {
-		err = d.store.save(u, keys)
+	if err == nil && !u.Empty() {
+		err = d.store.Save(u, keys)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -439,7 +442,7 @@ func (d *Directory) persist() error {
 		d.storeFaultLocked(err)
 		return err
 	}
-	if u.empty() && d.storeFault == nil {
+	if u.Empty() && d.storeFault == nil {
 		return nil
 	}
 	d.storeFault = nil
@@ -451,20 +454,20 @@ func (d *Directory) persist() error {
 // mendStoreLocked begins another database where the one that was used is damaged or gone: everything that is known is to be saved again. Where numbers
 // could not be reserved it does so now, and has the changes found that had to wait for them.
 func (d *Directory) mendStoreLocked() error {
-	if d.store.damage.Load() != nil || !d.store.inPlace() {
-		damage, err := d.store.replace(time.Now(), d.r.self.Incarnation, d.r.ceiling)
+	if !d.store.Usable() {
+		damage, err := d.store.Replace(time.Now(), d.r.self.Incarnation, d.r.ceiling)
 		if err != nil {
 			return err
 		}
 		d.noteDamageLocked(damage, "another one was written from what this node knows; nothing is lost")
-		d.r.ceiling = d.store.ceiling
+		d.r.ceiling = d.store.Ceiling()
 		d.r.saveAll()
 	}
 	if d.starved {
-		if err := d.store.reserve(d.r.seq); err != nil {
+		if err := d.store.Reserve(d.r.seq); err != nil {
 			return err
 		}
-		d.r.ceiling, d.starved = d.store.ceiling, false
+		d.r.ceiling, d.starved = d.store.Ceiling(), false
 		d.rescan.wake()
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"testing"
@@ -233,4 +234,11 @@ func TestWhatIsRefusedCostsNothingElse(t *testing.T) {
 			<-running
 		})
 	}
+}
+
+func noise(n int) []byte {
+	out := make([]byte, n)
+	chance := rand.NewChaCha8([32]byte{1})
+	_, _ = chance.Read(out) // never fails
+	return out
 }

@@ -114,5 +114,5 @@ func (d *Directory) rejoin() error {
 	defer d.mu.Unlock()
 	entries := d.r.inDoubt(*d.r.outdated)
 	d.log.Warn("this node begins anew: what it knew is older than what the fleet still remembers", "in_doubt", len(entries))
-	return errors.Join(ErrRejoin, d.store.rejoin(entries, d.r.outdated.until, time.Now()))
+	return errors.Join(ErrRejoin, d.store.Rejoin(entries, d.r.outdated.until, time.Now()))
 }

@@ -439,7 +439,7 @@ func TestUntake(t *testing.T) {
 	w.machines[0].do("writes-unsaved", []string{"a", "one", "b", "two"})
 	r.dirty[index.MustPath("gone")] = true
 	u := r.takeDirty()
-	if again := r.takeDirty(); !again.empty() {
+	if again := r.takeDirty(); !again.Empty() {
 		t.Errorf("taken twice: %+v", again)
 	}
 	r.untake(u)
@@ -452,7 +452,7 @@ func TestUntake(t *testing.T) {
 		slices.Sort(out)
 		return out
 	}
-	if !slices.Equal(names(u.put), names(again.put)) || !slices.Equal(u.remove, again.remove) || !maps.Equal(u.held, again.held) {
+	if !slices.Equal(names(u.Put), names(again.Put)) || !slices.Equal(u.Remove, again.Remove) || !maps.Equal(u.Held, again.Held) {
 		t.Errorf("took %+v, then %+v", u, again)
 	}
 	if r.durable[r.self] != 0 {

@@ -3,58 +3,46 @@ package syncer
 import (
 	"time"
 
-	"certswarm/syncer/index"
+	"certswarm/syncer/state"
 )
 
-// unsaved is what the state on disk lacks.
-type unsaved struct {
-	put    []*index.Entry
-	remove []index.Path
-	held   index.Summary // nil: as it was, and so is the rest
-
-	forgotten index.Summary
-	doubtless bool // nothing is in doubt any more
-}
-
-func (u unsaved) empty() bool { return len(u.put) == 0 && len(u.remove) == 0 && u.held == nil }
-
 // takeDirty hands over what is to be persisted; persisted is told when it is.
-func (r *replica) takeDirty() unsaved {
-	var u unsaved
+func (r *replica) takeDirty() state.Changes {
+	var c state.Changes
 	for p := range r.dirty {
 		e := r.x.Lookup(p)
 		if known, is := r.loose[p]; is {
 			e = known.before
 		}
 		if e != nil {
-			u.put = append(u.put, e)
+			c.Put = append(c.Put, e)
 		} else {
-			u.remove = append(u.remove, p)
+			c.Remove = append(c.Remove, p)
 		}
 	}
 	clear(r.dirty)
 	if r.raised {
-		u.held = r.x.Held().Clone()
-		u.forgotten, u.doubtless = r.forgotten.Clone(), len(r.doubt.content) == 0
+		c.Held = r.x.Held().Clone()
+		c.Forgotten, c.Doubtless = r.forgotten.Clone(), len(r.doubt.content) == 0
 		r.raised = false
 	}
-	return u
+	return c
 }
 
 // untake puts back what could not be persisted.
-func (r *replica) untake(u unsaved) {
-	for _, e := range u.put {
+func (r *replica) untake(c state.Changes) {
+	for _, e := range c.Put {
 		r.dirty[e.Path] = true
 	}
-	for _, p := range u.remove {
+	for _, p := range c.Remove {
 		r.dirty[p] = true
 	}
-	r.raised = r.raised || u.held != nil
+	r.raised = r.raised || c.Held != nil
 }
 
 // persisted notes what is durable now; the fleet is told.
-func (r *replica) persisted(now time.Time, u unsaved) {
-	for o, seq := range u.held {
+func (r *replica) persisted(now time.Time, c state.Changes) {
+	for o, seq := range c.Held {
 		if r.durable[o] < seq {
 			r.durable[o] = seq
 			r.owe(now, o)

@@ -289,16 +289,16 @@ func (m *machine) scan() index.Scan { return index.Scan{Found: m.disk, Listed: [
 // save is takeDirty, the store, and persisted.
 func (m *machine) save() {
 	u := m.r.takeDirty()
-	for _, e := range u.put {
+	for _, e := range u.Put {
 		m.entries[e.Path] = e
 	}
-	for _, p := range u.remove {
+	for _, p := range u.Remove {
 		delete(m.entries, p)
 	}
-	if u.held != nil {
-		m.held, m.forgotten = u.held, u.forgotten
+	if u.Held != nil {
+		m.held, m.forgotten = u.Held, u.Forgotten
 	}
-	if u.doubtless {
+	if u.Doubtless {
 		m.doubt = doubt{}
 	}
 	maps.Copy(m.keys, m.r.keys)

@@ -40,7 +40,10 @@ var rooms = []room{
 	{pattern: "syncer/wire", may: []string{"internal/fleet", "syncer/index"}, why: "it is the bytes of what index knows: whoever reads PROTOCOL.md need read nothing else"},
 	{pattern: "syncer/pairs", may: []string{"syncer/index"}, why: "which files go together is told by their names and bytes alone: it needs paths, and every rule is a table test"},
 
-	{pattern: "syncer", may: []string{"internal/fleet", "internal/durable", "syncer/index", "syncer/pairs", "syncer/wire"}, why: strangers},
+	{pattern: "syncer/state", may: []string{"internal/fleet", "internal/durable", "syncer/index", "syncer/wire"},
+		why: "it keeps what a replica tells it, and gives it back: what follows from that is not its business"},
+
+	{pattern: "syncer", may: []string{"internal/fleet", "internal/durable", "syncer/index", "syncer/pairs", "syncer/state", "syncer/wire"}, why: strangers},
 	{pattern: "acmeclient", may: []string{"internal/fleet", "internal/durable"}, tests: []string{"testnet/ca"}, why: strangers},
 	{pattern: "nginx", may: []string{"internal/fleet", "internal/durable"}, tests: []string{"testnet/ca", "testnet/frontend"}, why: strangers},
 	{pattern: "internal/lease/rules", may: []string{"internal/fleet"}, why: "who may act is decided without disk, network or clock: every rule is a table test"},
@@ -83,6 +86,7 @@ var outsiders = []outsider{
 	{pattern: "github.com/letsencrypt/...", in: []string{"testnet/..."}, why: "a CA is part of the test fleet and never of the daemon"},
 	{pattern: "github.com/miekg/dns", in: []string{"testnet/..."}, why: "a name server is part of the test fleet and never of the daemon"},
 	{pattern: "golang.org/x/crypto/acme/...", in: []string{"acmeclient"}, inTests: []string{"testnet/ca"}, why: "one package speaks to the CA, so that one package keeps count of what it was asked"},
+	{pattern: "go.etcd.io/bbolt/...", in: []string{"syncer/state", "internal/lease"}, why: "a database that is damaged is met where it is opened: nobody else sees a transaction"},
 	{pattern: "github.com/urfave/cli/...", in: []string{"cmd/certswarm"}, why: "flags end at the door"},
 	{pattern: "go.yaml.in/yaml/...", in: []string{"internal/agent/config"}, why: "configuration is parsed once, at the border; all others get values"},
 	{pattern: "github.com/fsnotify/fsnotify", in: []string{"syncer"}, why: "a hint that a file changed is worth nothing without the scan that follows"},

@@ -1,4 +1,6 @@
-package syncer
+// Package state is what a replicated directory remembers across restarts: one bbolt file, which is set aside when it is damaged, and written anew while
+// it is in use. It decides nothing: what is to be remembered, and what follows from what was, is the replica's business.
+package state
 
 import (
 	"crypto/ed25519"
@@ -27,16 +29,16 @@ import (
 // loses at most this many numbers, of 2^64.
 const seqBlock = 1 << 16
 
-// store is a replica's memory across restarts: one bbolt file. Every write is synced when it returns.
-type store struct {
-	state   *durable.Root // the file lies in it, by this name
+// Store is the file. Every write is synced when it returns. One goroutine at a time writes; Usable and InPlace may be asked by any.
+type Store struct {
+	root    *durable.Root // the file lies in it, by this name
 	name    string
 	db      *bbolt.DB
 	file    *os.File                             // db's; to be closed where db cannot be
 	is      os.FileInfo                          // of the file, to know it again
 	update  func(func(tx *bbolt.Tx) error) error // db's, guarded
 	ceiling uint64                               // numbers up to here are reserved
-	damage  atomic.Pointer[damaged]              // the file can be used no more; see replace
+	damage  atomic.Pointer[Damage]               // the file can be used no more; see Replace
 
 	remade   int // files made anew one after the other, because those before them were damaged
 	remadeAt time.Time
@@ -57,25 +59,34 @@ var (
 	keyRejoined    = []byte("rejoined") // Unix seconds
 )
 
-// openStore opens the state of a directory and reads all of it, or begins a new incarnation where there is none. One that is damaged is set aside for
-// whoever wants to know why, and is none; the damage is told then.
-func openStore(state *durable.Root, directory string, scope wire.Scope) (s *store, m memory, damage *damaged, err error) {
-	s = &store{state: state, name: "sync/" + directory + ".db"}
+// Open opens the state of a directory, below root, and reads all of it, or begins a new incarnation where there is none. One that is damaged is set
+// aside for whoever wants to know why, and is none; the damage is told then.
+func Open(root *durable.Root, directory string, scope wire.Scope) (s *Store, m Memory, damage *Damage, err error) {
+	s = &Store{root: root, name: fileOf(directory)}
 	m, err = s.open(scope)
 	if !errors.As(err, &damage) {
 		return s, m, nil, err
 	}
 	if err := s.clear(damage, false); err != nil {
-		return nil, memory{}, nil, errors.Join(fmt.Errorf("%w; and it cannot be set aside", damage), err)
+		return nil, Memory{}, nil, errors.Join(fmt.Errorf("%w; and it cannot be set aside", damage), err)
 	}
 	m, err = s.open(scope)
 	return s, m, damage, err
 }
 
-func (s *store) path() string { return filepath.Join(s.state.Dir(), s.name) }
+// Dir is where the states lie, below the root.
+const Dir = "sync"
+
+func fileOf(directory string) string { return Dir + "/" + directory + ".db" }
+
+// Path is where the file is.
+func (s *Store) Path() string { return filepath.Join(s.root.Dir(), s.name) }
+
+// Ceiling is up to where numbers may be given.
+func (s *Store) Ceiling() uint64 { return s.ceiling }
 
 // open opens the file and reads it.
-func (s *store) open(scope wire.Scope) (m memory, err error) {
+func (s *Store) open(scope wire.Scope) (m Memory, err error) {
 	err = guarded(func() error {
 		if err := s.openFile(); err != nil {
 			return err
@@ -88,20 +99,20 @@ func (s *store) open(scope wire.Scope) (m memory, err error) {
 	}
 	s.letGo(err)
 	if isDamage(err) {
-		return memory{}, &damaged{why: err}
+		return Memory{}, &Damage{Why: err}
 	}
-	return memory{}, fmt.Errorf("the state database %s cannot be opened: %w", s.path(), err)
+	return Memory{}, fmt.Errorf("the state database %s cannot be opened: %w", s.Path(), err)
 }
 
-func (s *store) openFile() error {
-	is, err := os.Stat(s.path())
+func (s *Store) openFile() error {
+	is, err := os.Stat(s.Path())
 	if err == nil && is.Size() == 0 {
 		return io.ErrUnexpectedEOF // bbolt would make a new one of it without a word
 	}
 	made := errors.Is(err, fs.ErrNotExist)
 	var db *bbolt.DB
-	err = s.state.Do(durable.Effect{Act: durable.ActOpen, Name: s.name}, func() (err error) {
-		db, err = bbolt.Open(s.path(), 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType, OpenFile: s.keepFile})
+	err = s.root.Do(durable.Effect{Act: durable.ActOpen, Name: s.name}, func() (err error) {
+		db, err = bbolt.Open(s.Path(), 0o600, &bbolt.Options{Timeout: 3 * time.Second, FreelistType: bbolt.FreelistMapType, OpenFile: s.keepFile})
 		return err
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
@@ -112,41 +123,41 @@ func (s *store) openFile() error {
 	}
 	s.db = db
 	if made {
-		if err := s.state.SyncDir("sync"); err != nil {
+		if err := s.root.SyncDir(Dir); err != nil {
 			return err
 		}
 	}
 	s.update = func(do func(*bbolt.Tx) error) error {
 		commit := durable.Effect{Act: durable.ActCommit, Name: s.name, Synced: true}
-		return s.state.Do(commit, func() error { return guarded(func() error { return db.Update(do) }) })
+		return s.root.Do(commit, func() error { return guarded(func() error { return db.Update(do) }) })
 	}
-	if s.is, err = os.Stat(s.path()); err != nil {
+	if s.is, err = os.Stat(s.Path()); err != nil {
 		return err
 	}
 	return intact(db)
 }
 
-func (s *store) keepFile(name string, flag int, perm os.FileMode) (file *os.File, err error) {
+func (s *Store) keepFile(name string, flag int, perm os.FileMode) (file *os.File, err error) {
 	s.file, err = os.OpenFile(name, flag, perm)
 	return s.file, err
 }
 
-// close lets go of the file.
-func (s *store) close() error {
+// Close lets go of the file.
+func (s *Store) Close() error {
 	if s.damage.Load() != nil {
 		return s.leave()
 	}
 	return s.db.Close()
 }
 
-// leave is close without bbolt, which may have been thrown out of the middle of something and hold its own locks for ever. What it has mapped stays
+// leave is Close without bbolt, which may have been thrown out of the middle of something and hold its own locks for ever. What it has mapped stays
 // mapped, and would keep the lock of the file.
-func (s *store) leave() error {
+func (s *Store) leave() error {
 	return errors.Join(unix.Flock(int(s.file.Fd()), unix.LOCK_UN), s.file.Close())
 }
 
-// letGo is close after the error of an open. What comes of it is no news.
-func (s *store) letGo(why error) {
+// letGo is Close after the error of an open. What comes of it is no news.
+func (s *Store) letGo(why error) {
 	switch {
 	case errors.As(why, new(panicked)) && s.file != nil:
 		_ = s.leave()
@@ -156,23 +167,37 @@ func (s *store) letGo(why error) {
 	s.db = nil
 }
 
-// memory is what a replica starts from.
-type memory struct {
-	incarnation uint64
-	fresh       bool // what the incarnation found at first sight was never saved
-	seq         uint64
-	entries     []*index.Entry
-	held        index.Summary
-	forgotten   index.Summary
-	doubt       doubt
-	rejoined    time.Time
-	keys        map[fleet.NodeID]ed25519.PublicKey
+// Memory is what a replica starts from.
+type Memory struct {
+	Incarnation uint64
+	Fresh       bool   // what the incarnation found at first sight was never saved
+	Seq         uint64 // numbers up to here may have been given
+	Entries     []*index.Entry
+	Held        index.Summary
+	Forgotten   index.Summary                // deletions up to here are remembered no more
+	Doubted     map[index.Path]index.Content // what a life before had; see Rejoin
+	Until       index.Summary                // it is in doubt before this is held
+	Rejoined    time.Time                    // when that life ended; zero: it was the first
+	Keys        map[fleet.NodeID]ed25519.PublicKey
 }
+
+// Changes are what the file lacks.
+type Changes struct {
+	Put    []*index.Entry
+	Remove []index.Path
+	Held   index.Summary // nil: as it was, and so is the rest
+
+	Forgotten index.Summary
+	Doubtless bool // nothing is in doubt any more
+}
+
+// Empty reports whether there are none.
+func (c Changes) Empty() bool { return len(c.Put) == 0 && len(c.Remove) == 0 && c.Held == nil }
 
 // load reads everything, begins an incarnation if there is none, and reserves the first numbers of this run. Where an old state cannot be
 // written (a full disk), there are none for now.
-func (s *store) load(scope wire.Scope) (memory, error) {
-	m := memory{held: index.Summary{}, forgotten: index.Summary{}, keys: map[fleet.NodeID]ed25519.PublicKey{}, incarnation: rand.Uint64(), fresh: true}
+func (s *Store) load(scope wire.Scope) (Memory, error) {
+	m := Memory{Held: index.Summary{}, Forgotten: index.Summary{}, Keys: map[fleet.NodeID]ed25519.PublicKey{}, Incarnation: rand.Uint64(), Fresh: true}
 	known := false
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		state := tx.Bucket(bucketState)
@@ -180,29 +205,29 @@ func (s *store) load(scope wire.Scope) (memory, error) {
 			return nil
 		}
 		if raw := state.Get(keyIncarnation); len(raw) == 8 {
-			m.incarnation, known = binary.BigEndian.Uint64(raw), true
+			m.Incarnation, known = binary.BigEndian.Uint64(raw), true
 		}
-		m.fresh = state.Get(keySeeded) == nil
+		m.Fresh = state.Get(keySeeded) == nil
 		if raw := state.Get(keyCeiling); len(raw) == 8 {
-			m.seq = binary.BigEndian.Uint64(raw)
+			m.Seq = binary.BigEndian.Uint64(raw)
 		}
 		if raw := state.Get(keyRejoined); len(raw) == 8 {
-			m.rejoined = time.Unix(int64(binary.BigEndian.Uint64(raw)), 0)
+			m.Rejoined = time.Unix(int64(binary.BigEndian.Uint64(raw)), 0)
 		}
 		return m.read(tx, scope)
 	})
 	if err != nil {
-		return memory{}, err
+		return Memory{}, err
 	}
-	s.ceiling = m.seq
-	if err := s.begin(m.incarnation); err != nil && !(known && isFull(err)) {
-		return memory{}, err
+	s.ceiling = m.Seq
+	if err := s.begin(m.Incarnation); err != nil && !(known && IsFull(err)) {
+		return Memory{}, err
 	}
 	return m, nil
 }
 
 // begin makes the database that of an incarnation and reserves numbers for it.
-func (s *store) begin(incarnation uint64) error {
+func (s *Store) begin(incarnation uint64) error {
 	ceiling := s.ceiling + seqBlock
 	err := s.update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketState, bucketEntries, bucketHeld, bucketForgotten, bucketDoubted, bucketUntil, bucketKeys} {
@@ -219,20 +244,20 @@ func (s *store) begin(incarnation uint64) error {
 	return err
 }
 
-func (m *memory) read(tx *bbolt.Tx, scope wire.Scope) error {
-	m.doubt = doubt{content: map[index.Path]index.Content{}, until: index.Summary{}}
+func (m *Memory) read(tx *bbolt.Tx, scope wire.Scope) error {
+	m.Doubted, m.Until = map[index.Path]index.Content{}, index.Summary{}
 	for _, name := range [][]byte{bucketEntries, bucketHeld, bucketKeys} {
 		if tx.Bucket(name) == nil {
 			return errRecord
 		}
 	}
-	err := readSummary(tx.Bucket(bucketHeld), m.held)
+	err := readSummary(tx.Bucket(bucketHeld), m.Held)
 	if err == nil && tx.Bucket(bucketDoubted) != nil { // else it was made before there was such a thing
-		err = errors.Join(readSummary(tx.Bucket(bucketForgotten), m.forgotten), readSummary(tx.Bucket(bucketUntil), m.doubt.until),
+		err = errors.Join(readSummary(tx.Bucket(bucketForgotten), m.Forgotten), readSummary(tx.Bucket(bucketUntil), m.Until),
 			tx.Bucket(bucketDoubted).ForEach(func(k, v []byte) error {
 				e, err := readEntry(k, v)
 				if err == nil {
-					m.doubt.content[e.Path] = e.Content
+					m.Doubted[e.Path] = e.Content
 				}
 				return err
 			}))
@@ -244,7 +269,7 @@ func (m *memory) read(tx *bbolt.Tx, scope wire.Scope) error {
 		if len(k) != len(fleet.NodeID{}) || len(v) != ed25519.PublicKeySize {
 			return errRecord
 		}
-		m.keys[fleet.NodeID(k)] = append(ed25519.PublicKey(nil), v...)
+		m.Keys[fleet.NodeID(k)] = append(ed25519.PublicKey(nil), v...)
 		return nil
 	})
 	if err != nil {
@@ -254,7 +279,7 @@ func (m *memory) read(tx *bbolt.Tx, scope wire.Scope) error {
 		e, err := readEntry(k, v)
 		if err == nil {
 			scope.Rehash(e)
-			m.entries = append(m.entries, e)
+			m.Entries = append(m.Entries, e)
 		}
 		return err
 	})
@@ -288,37 +313,37 @@ func readEntry(k, v []byte) (*index.Entry, error) {
 
 var errRecord = errors.New("a record cannot be read")
 
-// reserve makes numbers up to at least through usable, and one block more.
-func (s *store) reserve(through uint64) error {
+// Reserve makes numbers up to at least through usable, and one block more.
+func (s *Store) Reserve(through uint64) error {
 	ceiling := max(s.ceiling, through) + seqBlock
 	err := s.write(func(tx *bbolt.Tx) error { return tx.Bucket(bucketState).Put(keyCeiling, number(ceiling)) })
 	if err != nil {
-		return fmt.Errorf("sequence numbers cannot be reserved in %s: %w", s.path(), err)
+		return fmt.Errorf("sequence numbers cannot be reserved in %s: %w", s.Path(), err)
 	}
 	s.ceiling = ceiling
 	return nil
 }
 
-// save makes a replica's changes durable, all or none of them.
-func (s *store) save(u unsaved, keys map[fleet.NodeID]ed25519.PublicKey) error {
+// Save makes a replica's changes durable, all or none of them.
+func (s *Store) Save(c Changes, keys map[fleet.NodeID]ed25519.PublicKey) error {
 	err := s.write(func(tx *bbolt.Tx) error {
 		if err := tx.Bucket(bucketState).Put(keySeeded, []byte{1}); err != nil {
 			return err
 		}
 		entries := tx.Bucket(bucketEntries)
-		for _, e := range u.put {
+		for _, e := range c.Put {
 			record := append(originKey(e.Origin), wire.EncodeEntry(e)...)
 			if err := entries.Put([]byte(e.Path.String()), record); err != nil {
 				return err
 			}
 		}
-		for _, p := range u.remove {
+		for _, p := range c.Remove {
 			if err := entries.Delete([]byte(p.String())); err != nil {
 				return err
 			}
 		}
-		err := errors.Join(putSummary(tx.Bucket(bucketHeld), u.held), putSummary(tx.Bucket(bucketForgotten), u.forgotten))
-		if err == nil && u.doubtless {
+		err := errors.Join(putSummary(tx.Bucket(bucketHeld), c.Held), putSummary(tx.Bucket(bucketForgotten), c.Forgotten))
+		if err == nil && c.Doubtless {
 			err = empty(tx, bucketDoubted, bucketUntil)
 		}
 		if err != nil {
@@ -333,13 +358,13 @@ func (s *store) save(u unsaved, keys map[fleet.NodeID]ed25519.PublicKey) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("the state database %s cannot be written: %w", s.path(), err)
+		return fmt.Errorf("the state database %s cannot be written: %w", s.Path(), err)
 	}
 	return nil
 }
 
-// rejoin begins a new incarnation, which knows nothing but what is in doubt until it holds enough.
-func (s *store) rejoin(doubted []*index.Entry, until index.Summary, now time.Time) error {
+// Rejoin begins a new incarnation, which knows nothing but what is in doubt until it holds enough.
+func (s *Store) Rejoin(doubted []*index.Entry, until index.Summary, now time.Time) error {
 	err := s.write(func(tx *bbolt.Tx) error {
 		state := tx.Bucket(bucketState)
 		err := errors.Join(empty(tx, bucketEntries, bucketHeld, bucketForgotten, bucketDoubted, bucketUntil),
@@ -351,7 +376,7 @@ func (s *store) rejoin(doubted []*index.Entry, until index.Summary, now time.Tim
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("the state database %s cannot begin anew: %w", s.path(), err)
+		return fmt.Errorf("the state database %s cannot begin anew: %w", s.Path(), err)
 	}
 	return nil
 }
