@@ -156,7 +156,7 @@ func (r *Root) SyncDir(name string) error {
 	if err != nil {
 		return err
 	}
-	d, err := r.walk(parts, never)
+	d, err := r.reach(name, parts, never)
 	for errors.Is(err, fs.ErrNotExist) && len(parts) > 0 {
 		parts = parts[:len(parts)-1]
 		d, err = r.walk(parts, never)

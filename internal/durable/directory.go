@@ -24,6 +24,21 @@ func (d directory) child(base string) (directory, error) {
 	return directory(fd), err
 }
 
+var openat2 = unix.Openat2 // another one in tests: of an older kernel
+
+// descend opens the directory at a relative path that has no dot-dot, like child for each component: a link on the way is an error (openat2(2), Linux
+// 5.6). Whatever the error, a walk may succeed: the kernel is an older one, or a filter of system calls does not know this one.
+func (d directory) descend(path string) (directory, error) {
+	var fd int
+	err := retrying(func() (err error) {
+		fd, err = openat2(int(d), path, &unix.OpenHow{
+			Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
+		})
+		return err
+	})
+	return directory(fd), err
+}
+
 // make makes a directory with the permissions asked for, whatever the umask, and, if sync, sees to it that it stays.
 func (d directory) make(base string, perm making, sync bool) (directory, error) {
 	_, err := d.newDir(base, uint32(perm), AsItIs, false)

@@ -193,7 +193,7 @@ func (r *Root) open(name string, missing making) (directory, error) {
 	if err != nil {
 		return -1, err
 	}
-	return r.walk(parts, missing)
+	return r.reach(name, parts, missing)
 }
 
 // parent opens the directory that holds name, which cannot be the root itself.
@@ -208,11 +208,27 @@ func (r *Root) parentOf(name string, missing making) (directory, string, error) 
 		return -1, "", err
 	}
 	last := len(parts) - 1
-	d, err := r.walk(parts[:last], missing)
+	d, err := r.reach(dirOf(name), parts[:last], missing)
 	return d, parts[last], err
 }
 
-// walk is where no name leaves the root: each component is opened relative to the one before, and must itself be a
+// reach opens the directory name, of which parts are the components: in one call of the kernel where that knows how, else in one for each of
+// them, which also finds out what is wrong, or makes what is missing.
+func (r *Root) reach(name string, parts []string, missing making) (at directory, err error) {
+	if len(parts) == 0 {
+		return r.walk(nil, missing)
+	}
+	err = r.hold.use(func(top directory) (err error) {
+		at, err = top.descend(name)
+		return err
+	})
+	if err != nil {
+		return r.walk(parts, missing)
+	}
+	return at, nil
+}
+
+// walk is where no name leaves the root, as in descend: each component is opened relative to the one before, and must itself be a
 // directory.
 func (r *Root) walk(parts []string, missing making) (directory, error) {
 	var at directory

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -67,6 +68,42 @@ func TestNoOperationGoesThroughALink(t *testing.T) {
 	}
 	if after := tree(t, base); !maps.Equal(before, after) {
 		t.Errorf("something changed:\n%v\n%v", before, after)
+	}
+}
+
+// Kernels before 5.6 have no openat2(2), and filters of system calls may not know it.
+func TestNamesOnAnOlderKernel(t *testing.T) {
+	for _, refused := range []error{unix.ENOSYS, unix.EPERM} {
+		openat2 = func(int, string, *unix.OpenHow) (int, error) { return -1, refused }
+		t.Cleanup(func() { openat2 = unix.Openat2 })
+		t.Run("links in the middle", TestNoOperationGoesThroughALink)
+		t.Run("links at the end", TestALinkAtTheEndIsThatLink)
+		t.Run("names that are not clean", TestNamesThatAreNotCleanAreRefused)
+	}
+}
+
+// Where there is one, it is what opens a directory: in one call, however deep.
+func TestADirectoryIsOpenedInOneCall(t *testing.T) {
+	r := openRoot(t, t.TempDir())
+	must(t, os.MkdirAll(filepath.Join(r.Dir(), "a/b/c"), 0o755))
+	must(t, os.Symlink("a", filepath.Join(r.Dir(), "link")))
+	must(t, os.Symlink("b", filepath.Join(r.Dir(), "a/inside")))
+	for name, want := range map[string]error{"a/b/c": nil, "a": nil, "link/b": unix.ELOOP, "a/inside/c": unix.ELOOP, "a/inside": unix.ENOTDIR, "no": unix.ENOENT} {
+		err := r.hold.use(func(top directory) error {
+			d, err := top.descend(name)
+			if err != nil {
+				return err
+			}
+			defer d.close()
+			is, err := d.lstat(".")
+			if there, e := os.Stat(filepath.Join(r.Dir(), name)); err != nil || e != nil || there.Sys().(*syscall.Stat_t).Ino != is.Ino {
+				t.Errorf("%s is another directory: %v, %v", name, err, e)
+			}
+			return nil
+		})
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, not %v", name, err, want)
+		}
 	}
 }
 

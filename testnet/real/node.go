@@ -18,6 +18,8 @@ import (
 
 	"certswarm/internal/control"
 	"certswarm/testnet/frontend"
+
+	"golang.org/x/sys/unix"
 )
 
 // Node is one machine of the fleet: an agent, and its front-end if there are certificates.
@@ -182,8 +184,12 @@ func (n *Node) Kill() {
 	<-n.ended
 }
 
-// Freeze makes the agent stand still, as on a machine that hangs, until Thaw.
-func (n *Node) Freeze() { n.signal(syscall.SIGSTOP) }
+// Freeze makes the agent stand still, as on a machine that hangs, until Thaw. When it returns the last of its threads has stopped: on a busy machine
+// that is some time after the signal was sent.
+func (n *Node) Freeze() {
+	n.signal(syscall.SIGSTOP)
+	_ = unix.Waitid(unix.P_PID, n.agent.Process.Pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil) // one that has ended stands still, too
+}
 
 // Thaw ends Freeze.
 func (n *Node) Thaw() { n.signal(syscall.SIGCONT) }
