@@ -3,6 +3,7 @@ package syncer
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -44,7 +45,7 @@ func (r *replica) judgeDeletes(now time.Time) {
 		switch {
 		case r.x.Live(p) == nil:
 		case r.precious(p) && len(r.members()) > 1: // somebody has it still
-			r.reverts[p] = true
+			r.reverts[p], r.diverted[p] = true, now
 		default:
 			due = append(due, index.Change{Path: p, Content: index.Tombstone{}})
 			paths = append(paths, p)
@@ -59,8 +60,10 @@ func (r *replica) judgeDeletes(now time.Time) {
 		recent += d.files
 	}
 	lost := index.Lost(r.x, paths)
-	if index.Suspicious(r.x, paths, recent, r.maxDelete) {
-		r.stop(now, fmt.Sprintf("%d of %d files are gone at once; max_delete is %d%%", recent+lost, recent+r.x.Files(), r.maxDelete))
+	maps.DeleteFunc(r.diverted, func(_ index.Path, since time.Time) bool { return now.Sub(since) > deleteWindow })
+	all := slices.AppendSeq(slices.Clone(paths), maps.Keys(r.diverted)) // whoever empties a directory does not ask whose the files are
+	if index.Suspicious(r.x, all, recent, r.maxDelete) {
+		r.stop(now, fmt.Sprintf("%d of %d files are gone at once; max_delete is %d%%", recent+index.Lost(r.x, all), recent+r.x.Files(), r.maxDelete))
 		return
 	}
 	slices.SortFunc(due, func(a, b index.Change) int { return cmp.Compare(b.Path.String(), a.Path.String()) })
@@ -120,12 +123,14 @@ type deletion struct {
 // doubtStart halts before anything goes out if too much is gone since the last run: what else changed is part of that decision.
 func (r *replica) doubtStart(now time.Time, changes []index.Change) {
 	var gone []index.Path
+	goesOut := false // else all of it is put back
 	for _, c := range changes {
-		if _, dead := c.Content.(index.Tombstone); dead && !r.reserved(c.Path) && !r.ownedByOthers(c.Path) {
+		if _, dead := c.Content.(index.Tombstone); dead && !r.reserved(c.Path) {
 			gone = append(gone, c.Path)
+			goesOut = goesOut || !r.ownedByOthers(c.Path)
 		}
 	}
-	if index.Suspicious(r.x, gone, 0, r.maxDelete) {
+	if goesOut && index.Suspicious(r.x, gone, 0, r.maxDelete) {
 		r.stop(now, fmt.Sprintf("%d of %d files are gone since the last run; max_delete is %d%%", index.Lost(r.x, gone), r.x.Files(), r.maxDelete))
 	}
 }

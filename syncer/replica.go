@@ -75,7 +75,8 @@ type replica struct {
 	deletes    map[index.Path]time.Time // seen to be gone, since when
 	unseen     map[index.Path]bool      // of these, those that were gone when the disk was first looked at: nobody knows since when
 	recent     []deletion
-	reverts    map[index.Path]bool // local edits to be put back; true: because of a rule, to be reported
+	diverted   map[index.Path]time.Time // gone, since when, and put back: what went with them is to be judged with them
+	reverts    map[index.Path]bool      // local edits to be put back; true: because of a rule, to be reported
 	reverted   map[index.Path]time.Time
 	agreed     bool                     // somebody has said that what waits in reverts may go
 	contacted  bool                     // reverts were made since the first contact, or could have been
@@ -121,6 +122,7 @@ func newReplica(r rules) *replica {
 		peers:      map[fleet.NodeID]*view{},
 		gone:       map[fleet.NodeID]index.Summary{},
 		keys:       map[fleet.NodeID]ed25519.PublicKey{r.self.Node: r.key},
+		diverted:   map[index.Path]time.Time{},
 		deletes:    map[index.Path]time.Time{},
 		unseen:     map[index.Path]bool{},
 		reverts:    map[index.Path]bool{},
@@ -153,6 +155,9 @@ func (r *replica) observe(now time.Time, scan index.Scan) (touched []index.Path)
 		case r.ownedByOthers(c.Path):
 			if _, directory := c.Content.(index.Directory); !directory || r.x.Live(c.Path) != nil {
 				r.reverts[c.Path] = true // a directory of this node's alone is nobody's edit
+			}
+			if dead && r.mayWrite(r.self.Node) {
+				r.diverted[c.Path] = now
 			}
 		case !dead:
 			mine = append(mine, c)

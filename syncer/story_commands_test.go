@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
 	"certswarm/syncer/wire"
 )
@@ -121,6 +122,18 @@ func (m *machine) do(verb string, args []string) {
 			m.r.number([]*index.Entry{e})
 			m.r.adopt([]*index.Entry{e})
 		})
+		m.save()
+	case "issues": // files, under the lease
+		for i := 0; i < len(args); i += 2 {
+			m.put(args[i], args[i+1])
+			m.authoring(func() {
+				e := &index.Entry{Path: index.MustPath(args[i]), Origin: m.r.self, Content: m.content(args[i+1]), Stamp: index.Stamp{
+					Written: true, Epoch: fleet.Epoch{Generation: 1, Term: 1}, HLC: m.r.tickClock(m.clock()), Node: m.r.self.Node,
+				}}
+				m.r.number([]*index.Entry{e})
+				m.r.adopt([]*index.Entry{e})
+			})
+		}
 		m.save()
 	case "applies":
 		m.apply(true)
