@@ -9,8 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
 	"certswarm/internal/fleet"
+	"certswarm/internal/lease"
 	"certswarm/syncer"
 	"certswarm/syncer/index"
 )
@@ -19,8 +21,8 @@ import (
 // shares no such files, holds no issuance up.
 const savePatience = time.Second
 
-// Save implements acmeclient.Fleet. This node must have it, and where the lease is voted for most of the issuers, so that a holder which is
-// cut off does not go on by itself; of two issuers and a witness one is enough. The others that are there get the time to take it.
+// Save implements acmeclient.Fleet. This node must have it, and where the lease is voted for most of the issuers, so that whoever holds it next knows of
+// it; of two issuers and a witness one is enough. The others that are there get the time to take it. See judgeSave for issuers that are gone.
 func (f *issuerFleet) Save(ctx context.Context, file string, content []byte) error {
 	p, err := index.ParsePath(file)
 	if err != nil {
@@ -28,14 +30,14 @@ func (f *issuerFleet) Save(ctx context.Context, file string, content []byte) err
 	}
 	receipt, err := f.private.Publish(f.epoch(), syncer.Write{Path: p, Data: content, Perm: 0o600})
 	if err != nil {
-		f.unsaved.note(file, f.self.Name+" cannot write it: "+err.Error())
+		f.unsaved.note(file, f.self.Name+" cannot write it: "+err.Error(), false)
 		return err
 	}
 	var now saved
 	for patient := true; ; patient = false {
 		round, stop := context.WithTimeout(ctx, savePatience)
 		err := f.awaitMesh(round, receipt, func(have []fleet.NodeID) bool {
-			now = f.judgeSave(have)
+			now = f.judgeSave(have, f.unsaved.tooLong(f.cfg.Lease.BreakGlass, time.Now()))
 			return now.enough && (len(now.without) == 0 || !patient)
 		})
 		stop()
@@ -43,15 +45,19 @@ func (f *issuerFleet) Save(ctx context.Context, file string, content []byte) err
 			break
 		}
 		if ctx.Err() != nil {
-			f.unsaved.clear(file)
+			f.unsaved.clear(file, false)
 			return err
 		}
 		if !now.enough {
-			f.unsaved.note(file, now.why((*house)(f).name))
+			f.unsaved.note(file, now.why((*house)(f).name), len(now.without) == 0)
 			(*house)(f).changed.fire()
 		}
 	}
-	if f.unsaved.clear(file) {
+	if now.alone {
+		f.log.Warn("an issuance goes on although most issuers do not have what it keeps: a holder that knows nothing of it would order again",
+			"path", file, "because", now.why((*house)(f).name))
+	}
+	if f.unsaved.clear(file, now.alone) {
 		(*house)(f).changed.fire()
 	}
 	if names, news := f.unsaved.leave(now.without, (*house)(f).name); news {
@@ -83,25 +89,48 @@ func (f *issuerFleet) awaitMesh(ctx context.Context, receipt syncer.Receipt, eno
 	}
 }
 
-func (f *issuerFleet) judgeSave(have []fleet.NodeID) saved {
+func (f *issuerFleet) judgeSave(have []fleet.NodeID, late bool) saved {
 	connected := func(id fleet.NodeID) bool { _, up := f.mesh.Session(id); return up }
-	voted := f.elector.View().Engine == "raft" && f.glass.grant() == nil
-	return judgeSave(f.self.ID, f.roster.Load().Issuers(), have, connected, voted)
+	view := f.elector.View()
+	var votes func(fleet.NodeID) bool
+	if view.Engine == "raft" && f.glass.grant() == nil {
+		votes = func(id fleet.NodeID) bool {
+			return slices.ContainsFunc(view.Voters, func(v lease.Voter) bool { return v.Node == id && !v.Learner })
+		}
+	}
+	return judgeSave(f.self.ID, f.roster.Load().Issuers(), have, connected, votes, late)
 }
 
 // saved is who holds a file that was published.
 type saved struct {
 	enough  bool           // to go on
+	alone   bool           // too few hold it, and it goes on all the same
 	without []fleet.NodeID // this node, and who is connected, if they do not
 	absent  []fleet.NodeID // neither holds it nor is connected
 }
 
-// judgeSave is whether a journal is saved.
-func judgeSave(self fleet.NodeID, issuers []fleet.Member, have []fleet.NodeID, connected func(fleet.NodeID) bool, voted bool) saved {
+// judgeSave is whether a journal is saved. votes tells who votes for the lease; nil: it is not voted for.
+//
+// The next holder must know of it. It is elected by most voters, so that most of the issuers among them are enough where the others cannot be
+// reached: after `lease recover` those who are left vote alone, however many are listed. Voters that hold no journal, witnesses, can make a holder of an issuer
+// whose fellows are gone. It waits for them as long as it would for a lease (late), and then goes on: that the CA is asked twice is less than that a
+// certificate expires.
+func judgeSave(self fleet.NodeID, issuers []fleet.Member, have []fleet.NodeID, connected, votes func(fleet.NodeID) bool, late bool) saved {
 	var s saved
+	voters, voting, reachable := 0, 0, 0
 	for _, m := range issuers {
+		held := slices.Contains(have, m.ID)
+		if held || m.ID == self || connected(m.ID) {
+			reachable++
+		}
+		if votes != nil && votes(m.ID) {
+			voters++
+			if held {
+				voting++
+			}
+		}
 		switch {
-		case slices.Contains(have, m.ID):
+		case held:
 		case m.ID == self || connected(m.ID):
 			s.without = append(s.without, m.ID)
 		default:
@@ -109,8 +138,10 @@ func judgeSave(self fleet.NodeID, issuers []fleet.Member, have []fleet.NodeID, c
 		}
 	}
 	holding := len(issuers) - len(s.without) - len(s.absent)
-	most := !voted || len(issuers) < fewestVoters || holding > len(issuers)/2
-	s.enough = most && !slices.Contains(s.without, self)
+	most := votes == nil || len(issuers) < fewestVoters || holding > len(issuers)/2 ||
+		reachable <= len(issuers)/2 && voting > voters/2
+	s.enough = (most || late) && !slices.Contains(s.without, self)
+	s.alone = s.enough && !most
 	return s
 }
 
@@ -137,15 +168,25 @@ func names(ids []fleet.NodeID, name func(fleet.NodeID) string) (out []string) {
 type unsaved struct {
 	mu     sync.Mutex
 	files  map[string]hindrance // guarded by mu
+	since  time.Time            // guarded by mu: of the first file since one was saved as it should be; zero: none was held up
 	behind string               // guarded by mu: who did not take the last file that was saved
 }
 
 type hindrance struct {
-	why   string // who does not have it
-	since time.Time
+	why    string // who does not have it
+	absent bool   // only because they are not connected
+	since  time.Time
 }
 
-func (u *unsaved) note(file, why string) {
+// next is what a person does about it.
+func (h hindrance) next(stateDir string) string {
+	if h.absent {
+		return "start the nodes that are named, or take those that will not come back out of peers: on every other node (certswarm reload)"
+	}
+	return "on the nodes that are named: df -h " + stateDir
+}
+
+func (u *unsaved) note(file, why string, absent bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.files == nil {
@@ -155,13 +196,26 @@ func (u *unsaved) note(file, why string) {
 	if old, known := u.files[file]; known {
 		since = old.since
 	}
-	u.files[file] = hindrance{why, since}
+	u.files[file] = hindrance{why, absent, since}
+	if u.since.IsZero() {
+		u.since = since
+	}
 }
 
-// clear forgets a file, and reports whether there was something to forget.
-func (u *unsaved) clear(file string) bool {
+// tooLong reports whether files have been held up for as long as nobody may hold the lease.
+func (u *unsaved) tooLong(glass config.BreakGlass, now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	return glass.Mode != config.Off && !u.since.IsZero() && now.Sub(u.since) >= time.Duration(glass.After)
+}
+
+// clear forgets a file, and reports whether there was something to forget. If it was not saved as it should be the next one is not waited for anew.
+func (u *unsaved) clear(file string, held bool) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !held {
+		u.since = time.Time{}
+	}
 	_, known := u.files[file]
 	delete(u.files, file)
 	return known
@@ -199,7 +253,7 @@ func (h *house) unsavedProblems() []control.Problem {
 	var out []control.Problem
 	for p, held := range h.unsaved.files {
 		out = append(out, h.problem(control.WriteFailed, held.since, fmt.Sprintf("issuers/%s is not saved: %s", p, held.why),
-			"nothing is asked of the CA before this node, and where the lease is voted for most issuers, have it", "on the nodes that are named: df -h "+h.cfg.StateDir))
+			"nothing is asked of the CA before this node, and where the lease is voted for most issuers, have it", held.next(h.cfg.StateDir)))
 	}
 	slices.SortFunc(out, func(a, b control.Problem) int { return strings.Compare(a.Text, b.Text) })
 	return out

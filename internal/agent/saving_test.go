@@ -15,7 +15,8 @@ import (
 	"certswarm/testnet"
 )
 
-// An issuer that cannot write what an issuance keeps holds it up for a moment, not for ever; when too few can, the status says so.
+// An issuer that cannot write what an issuance keeps holds it up for a moment, not for ever; when too few can, the status says so, and it goes on when it has
+// waited as long as it would have for a lease.
 func TestAnIssuerThatCannotWriteHoldsUpNobody(t *testing.T) {
 	for full, goesOn := range map[int]bool{1: true, 2: false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -45,7 +46,7 @@ func TestAnIssuerThatCannotWriteHoldsUpNobody(t *testing.T) {
 				}
 			}
 			requests.Store(0)
-			time.Sleep(10 * time.Minute)
+			time.Sleep(9 * time.Minute)
 			f.Advance(time.Second)
 			if asked := requests.Load(); asked > 0 != goesOn {
 				t.Errorf("%d issuers cannot write: the CA was asked %d times", full, asked)
@@ -56,6 +57,11 @@ func TestAnIssuerThatCannotWriteHoldsUpNobody(t *testing.T) {
 			}
 			if e := s.Certificates[0].LastError; strings.Contains(e, "is saved") == goesOn {
 				t.Errorf("%d issuers cannot write: the last error is %q", full, e)
+			}
+			time.Sleep(2 * time.Minute)
+			f.Advance(time.Second)
+			if requests.Load() == 0 {
+				t.Errorf("%d issuers cannot write: the CA is not asked", full)
 			}
 		})
 	}
