@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -286,7 +287,7 @@ func TestWatchedStatusIsAPageOrALineForEveryChange(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			out := &until{word: "other", found: cancel}
-			if err := watchStatus(ctx, control.Dial(socket), out, test.g); err != nil {
+			if err := watchStatus(ctx, control.Dial(socket).Watch, out, test.g); err != nil {
 				t.Fatal(err)
 			}
 			if text := out.seen.String(); strings.Count(text, test.begin) != 2 || test.g.JSON && strings.Count(text, "\n") != 2 {
@@ -313,9 +314,34 @@ func (u *until) Write(text []byte) (int, error) {
 func TestAWatchThatCannotBeShownEnds(t *testing.T) {
 	socket := serveControl(t, &scripted{statuses: []control.Status{healthyFleet()}})
 	full := errors.New("no space left on device")
-	if err := watchStatus(t.Context(), control.Dial(socket), broken{full}, globals{}); !errors.Is(err, full) {
+	if err := watchStatus(t.Context(), control.Dial(socket).Watch, broken{full}, globals{}); !errors.Is(err, full) {
 		t.Error(err)
 	}
+}
+
+// A daemon that is restarted is waited for, and people are told; one that never answered is not.
+func TestAWatchOutlivesTheDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lives := []bool{true, false, false, true} // whether it answers before it ends
+		var told bytes.Buffer
+		watch := outliving(func(_ context.Context, next func(control.Status) bool) error {
+			alive := lives[0]
+			lives = lives[1:]
+			if alive && !next(healthyFleet()) {
+				return nil
+			}
+			return fmt.Errorf("%w at /run/x", control.ErrNoDaemon)
+		}, &told)
+		seen := 0
+		err := watch(t.Context(), func(control.Status) bool { seen++; return seen < 2 })
+		if err != nil || seen != 2 || strings.Count(told.String(), "waiting for it") != 1 {
+			t.Errorf("%v; seen %d times, told %q", err, seen, told.String())
+		}
+		never := outliving(func(context.Context, func(control.Status) bool) error { return control.ErrNoDaemon }, io.Discard)
+		if err := never(t.Context(), nil); !errors.Is(err, control.ErrNoDaemon) {
+			t.Errorf("one that never answered: %v", err)
+		}
+	})
 }
 
 type broken struct{ err error }

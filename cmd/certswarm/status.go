@@ -38,20 +38,20 @@ func showStatus(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return watchStatus(c.Context, daemon, c.App.Writer, g)
+		return watchStatus(c.Context, outliving(daemon.Watch, c.App.ErrWriter), c.App.Writer, g)
 	}
 	return showPart(c, renderStatus, func(s control.Status) any { return s })
 }
 
 // watchStatus shows the status now and after every change, as one line of JSON each or as a page each.
-func watchStatus(ctx context.Context, client *control.Client, out io.Writer, g globals) error {
+func watchStatus(ctx context.Context, watch watcher, out io.Writer, g globals) error {
 	look := lookOf(out, g)
 	before, after := "", "\n"
 	if isTerminal(out) {
 		before, after = "\x1b[H\x1b[2J", "" // home, clear
 	}
 	var failed error
-	err := client.Watch(ctx, func(s control.Status) bool {
+	err := watch(ctx, func(s control.Status) bool {
 		if g.JSON {
 			failed = json.NewEncoder(out).Encode(s)
 		} else {

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -63,7 +65,7 @@ func wait(c *cli.Context) error {
 			return daemon.Watch(ctx, next)
 		}
 	}
-	why, err := await(ctx, watch, name, goal)
+	why, err := await(ctx, saying(watch, c.App.ErrWriter), name, goal)
 	switch {
 	case errors.Is(err, control.ErrUnknownCertificate):
 		return fail(exitUsage, "%s: no certificate is declared under that name: certswarm certs", name)
@@ -71,6 +73,43 @@ func wait(c *cli.Context) error {
 		return fail(exitTimeout, "not %s within %v: %s", c.String("for"), c.Duration("timeout"), why)
 	}
 	return unanswered(err)
+}
+
+// watcher is control.Client.Watch.
+type watcher = func(context.Context, func(control.Status) bool) error
+
+// saying tells people once that it is the daemon that is waited for.
+func saying(watch watcher, errOut io.Writer) watcher {
+	said := false
+	return func(ctx context.Context, next func(control.Status) bool) error {
+		err := watch(ctx, next)
+		if errors.Is(err, control.ErrNoDaemon) && !said {
+			said = true
+			fmt.Fprintf(errOut, "certswarm: %v; waiting for it\n", err)
+		}
+		return err
+	}
+}
+
+// outliving is for whoever watches longer than a daemon lives: one that has answered, and ends, is waited for.
+func outliving(watch watcher, errOut io.Writer) watcher {
+	return func(ctx context.Context, next func(control.Status) bool) error {
+		answered, again := false, saying(watch, errOut)
+		for {
+			err := again(ctx, func(s control.Status) bool {
+				answered = true
+				return next(s)
+			})
+			if !answered || !errors.Is(err, control.ErrNoDaemon) {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(daemonRetry):
+			}
+		}
+	}
 }
 
 // limited returns the context of a command with --timeout, a time of 0 being none; cancel is to be called when the command ends.
@@ -101,7 +140,7 @@ func conditionFor(what, name string) (goal condition, known bool) {
 // await returns when goal is true. Otherwise the error is that of ctx, and why says what was missing last; or
 // ErrUnknownCertificate when name is given but not declared; or why the daemon can never be asked. A daemon that does
 // not answer is tried again: boot scripts wait for it too.
-func await(ctx context.Context, watch func(context.Context, func(control.Status) bool) error, name string, goal condition) (why string, err error) {
+func await(ctx context.Context, watch watcher, name string, goal condition) (why string, err error) {
 	why = "the daemon has not answered yet"
 	for {
 		var met, undeclared bool

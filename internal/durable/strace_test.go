@@ -94,11 +94,22 @@ func beTraced(t *testing.T, dir string) {
 
 var call = regexp.MustCompile(`^\d+ +(\w+)\((.*)\) += `)
 
+// A call during which another thread made one stands on two lines.
+var unfinished, resumed = regexp.MustCompile(`^(\d+) +(\w+\(.*) <unfinished \.\.\.>`), regexp.MustCompile(`^(\d+) +<\.\.\. \w+ resumed>(.*)`)
+
 // effects reduces a trace to "call base-name" below each heading. A file without a name is "#".
 func effects(trace, dir string) map[string][]string {
 	out := map[string][]string{}
 	heading := ""
+	begun := map[string]string{} // by thread
 	for line := range strings.Lines(trace) {
+		if m := unfinished.FindStringSubmatch(line); m != nil {
+			begun[m[1]] = m[2]
+			continue
+		}
+		if m := resumed.FindStringSubmatch(line); m != nil {
+			line = m[1] + " " + begun[m[1]] + m[2]
+		}
 		m := call.FindStringSubmatch(line)
 		if m == nil || !strings.Contains(line, dir) {
 			continue
