@@ -194,7 +194,8 @@ func (c *Client) Run(ctx context.Context, authority Authority) error {
 
 // RunOne makes one attempt at the certificate called name, due or not, or continues the one that is under way; the others are left
 // alone. It returns nil when the attempt is over, and why it failed. The CA's Retry-After is obeyed. count is asked immediately
-// before each new order, which its error stops: whoever counts orders counts none that was never sent.
+// before each new order, which its error stops: whoever counts orders counts none that was never sent. It is for whoever must act
+// without the lease: history marks the attempt as Unleased.
 func (c *Client) RunOne(ctx context.Context, authority Authority, name string, count func() error) error {
 	w, err := c.worker(name)
 	if err != nil {
@@ -206,7 +207,7 @@ func (c *Client) RunOne(ctx context.Context, authority Authority, name string, c
 	}
 	defer leave()
 	s := now.session(c, c.cfg.Directory)
-	s.count = count
+	s.count, s.unleased = count, true
 	return w.once(now.ctx, s)
 }
 

@@ -19,6 +19,10 @@ type Policy struct {
 	// Adopted certificates were found, not issued here: any that is valid for all declared names is as good as the
 	// wanted one until it must be renewed.
 	Adopted bool
+
+	// Shared names are those of another declared certificate too, which differs in its key type alone: a certificate that was found must be
+	// of the declared one, lest it hides the other.
+	Shared bool
 }
 
 // DefaultPolicy renews at a third of the life, at half of lives below ten days, whatever happens at a twentieth.
@@ -61,6 +65,9 @@ func NextDue(held *Held, wanted Certificate, policy Policy, windows map[string]W
 	if policy.Adopted {
 		if name := wanted.uncovered(leaf); name != "" {
 			return Due{now, "the certificate found is not valid for " + name}
+		}
+		if policy.Shared && keyTypeOf(leaf.PublicKey) != wanted.Key {
+			return Due{now, "the certificate found differs from what is declared in its key type, by which two with the same names are told apart"}
 		}
 	} else if reason := wanted.differs(leaf); reason != "" {
 		return Due{now, reason}

@@ -71,22 +71,27 @@ func TestNextDueNow(t *testing.T) {
 	for name, c := range map[string]struct {
 		held    *Held
 		adopted bool
+		shared  bool
 		want    time.Time
 	}{
-		"nothing held":                    {nil, false, now},
-		"only a placeholder":              {placeholder, false, now},
-		"the same names in another order": {aged(t, 90*day, ECDSAP256, www, "EXAMPLE.com"), false, later},
-		"a name too few":                  {aged(t, 90*day, ECDSAP256, www), false, now},
-		"a name too many":                 {aged(t, 90*day, ECDSAP256, www, "example.com", "old.example.com"), false, now},
-		"another key type":                {aged(t, 90*day, ECDSAP384, www, "example.com"), false, now},
-		"adopted, a name too few":         {aged(t, 90*day, ECDSAP256, www), true, now},
-		"adopted, a name too many":        {aged(t, 90*day, ECDSAP256, www, "example.com", "old.example.com"), true, later},
-		"adopted, a wildcard":             {aged(t, 90*day, ECDSAP256, "*.example.com", "example.com"), true, later},
-		"adopted, another key type":       {aged(t, 90*day, RSA2048, www, "example.com"), true, later},
-		"adopted, a short one":            {aged(t, 2*day, RSA2048, www, "example.com"), true, birth.Add(day)},
+		"nothing held":                         {nil, false, false, now},
+		"only a placeholder":                   {placeholder, false, false, now},
+		"the same names in another order":      {aged(t, 90*day, ECDSAP256, www, "EXAMPLE.com"), false, false, later},
+		"a name too few":                       {aged(t, 90*day, ECDSAP256, www), false, false, now},
+		"a name too many":                      {aged(t, 90*day, ECDSAP256, www, "example.com", "old.example.com"), false, false, now},
+		"another key type":                     {aged(t, 90*day, ECDSAP384, www, "example.com"), false, false, now},
+		"half of a pair":                       {aged(t, 90*day, ECDSAP256, www, "example.com"), false, true, later},
+		"adopted, a name too few":              {aged(t, 90*day, ECDSAP256, www), true, false, now},
+		"adopted, a name too many":             {aged(t, 90*day, ECDSAP256, www, "example.com", "old.example.com"), true, false, later},
+		"adopted, a wildcard":                  {aged(t, 90*day, ECDSAP256, "*.example.com", "example.com"), true, false, later},
+		"adopted, another key type":            {aged(t, 90*day, RSA2048, www, "example.com"), true, false, later},
+		"adopted, a short one":                 {aged(t, 2*day, RSA2048, www, "example.com"), true, false, birth.Add(day)},
+		"adopted half of a pair":               {aged(t, 90*day, ECDSAP256, www, "example.com"), true, true, later},
+		"adopted half of a pair, another name": {aged(t, 90*day, ECDSAP256, "*.example.com", "example.com"), true, true, later},
+		"adopted, the other half's key type":   {aged(t, 90*day, RSA2048, www, "example.com"), true, true, now},
 	} {
 		policy := DefaultPolicy()
-		policy.Adopted = c.adopted
+		policy.Adopted, policy.Shared = c.adopted, c.shared
 		if got := NextDue(c.held, wanted, policy, nil, now); !got.At.Equal(c.want) || got.Reason == "" {
 			t.Errorf("%s: due at %v (%s), not %v", name, got.At, got.Reason, c.want)
 		}

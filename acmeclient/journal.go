@@ -42,9 +42,10 @@ func (s Step) reached(other Step) bool {
 type journal struct {
 	Version     int         `json:"version"`
 	Name        string      `json:"name"`
-	Node        string      `json:"node"`     // that wrote this version
-	Epoch       fleet.Epoch `json:"epoch"`    // under which it did
-	Declared    string      `json:"declared"` // what was wanted
+	Node        string      `json:"node"`                // that wrote this version
+	Epoch       fleet.Epoch `json:"epoch"`               // under which it did
+	Directory   string      `json:"directory,omitempty"` // of the CA at which all this is; "" in journals of earlier versions
+	Declared    string      `json:"declared"`            // what was wanted
 	Attempt     *attempt    `json:"attempt,omitempty"`
 	Cleanup     []Token     `json:"cleanup,omitempty"` // of attempts that are over: to be withdrawn
 	Failures    int         `json:"failures"`          // in a row
@@ -57,12 +58,21 @@ type journal struct {
 	History     []Outcome   `json:"history"` // oldest first, at most historyLength
 	Issued      []origin    `json:"issued"`  // the last leaves issued from this journal
 	Renewal     *renewal    `json:"renewal,omitempty"`
+
+	Elsewhere map[string]standing `json:"elsewhere,omitempty"` // by directory
 }
 
 // mark is one event that counts against the budget.
 type mark struct {
 	At  time.Time `json:"at"`
 	Set string    `json:"set"`
+}
+
+// standing is what stands against this fleet at a CA that is not the journal's.
+type standing struct {
+	RetryAfter time.Time `json:"retry_after"`
+	Orders     []mark    `json:"orders"`
+	Invalid    []mark    `json:"invalid"`
 }
 
 // origin is where a leaf came from.
@@ -95,6 +105,7 @@ type attempt struct {
 	Chain      []byte            `json:"chain,omitempty"` // PEM
 	Force      bool              `json:"force,omitempty"`
 	Rehearsal  bool              `json:"rehearsal,omitempty"` // ends with the checks
+	Unleased   bool              `json:"unleased,omitempty"`  // made, or continued, without the lease
 	Behind     []string          `json:"left_behind,omitempty"`
 	Generation int               `json:"generation,omitempty"`
 	Verified   map[string]string `json:"verified,omitempty"`
@@ -122,6 +133,7 @@ type Outcome struct {
 	Attempt   string            `json:"attempt"` // its id
 	Reason    string            `json:"reason"`
 	Rehearsal bool              `json:"rehearsal,omitempty"` // at the staging directory; nothing came into force
+	Unleased  bool              `json:"unleased,omitempty"`  // made, or continued, without the lease; Epoch is then the last one known
 	Node      string            `json:"node"`                // that began it
 	By        string            `json:"by,omitempty"`        // that ended it, or worked on it last
 	Epoch     fleet.Epoch       `json:"epoch"`               // under which it did
@@ -177,26 +189,69 @@ func decodeJournal(name string, content []byte, err error) (*journal, error) {
 	return j, nil
 }
 
-// declare says what is wanted now. If that is something else than before, the attempt under way is pointless, and the wait
-// after a failure no longer applies; what counts against the budget, and what the CA asked for, stays.
-func (j *journal) declare(wanted string, now time.Time) {
-	if j.Declared == wanted {
-		return
+// declare says what is wanted now, and of the CA at which directory. If that is something else than before, the attempt under way is
+// pointless, and the wait after a failure no longer applies; what counts against the budget, and what the CA asked for, stays with that CA.
+// ended is true if an attempt was under way that is not any more.
+func (j *journal) declare(wanted, directory string, now time.Time) (ended bool) {
+	was := j.Attempt
+	if j.Directory == "" {
+		j.Directory = directory
 	}
-	j.close(now, &failure{err: errors.New("the declaration of the certificate changed")})
-	j.Declared, j.Failures, j.NextAttempt, j.LastError, j.LastCode = wanted, 0, time.Time{}, "", ""
+	if j.Directory != directory {
+		j.turn(directory, now)
+	}
+	if j.Declared != wanted {
+		j.close(now, &failure{err: errors.New("the declaration of the certificate changed")})
+		j.Declared = wanted
+		j.forgive()
+	}
+	return was != nil && j.Attempt == nil
+}
+
+// turn leaves one CA for another. An order, an account, a wait or an advice of the first means nothing to the second: to go on would
+// be to ask the one in the name of the other. What the first counts is kept for it: turning to and fro is no way around the budget.
+func (j *journal) turn(directory string, now time.Time) {
+	var left *failure
+	if a := j.Attempt; a != nil && !a.Step.reached(StepInstalled) { // what is in force needs no CA any more
+		left = &failure{err: fmt.Errorf("the CA's directory is %s now: this attempt, made at %s, is given up, and the next one orders there", directory, j.Directory)}
+	}
+	j.close(now, left)
+	if j.Elsewhere == nil {
+		j.Elsewhere = make(map[string]standing)
+	}
+	j.Elsewhere[j.Directory] = standing{j.RetryAfter, j.Orders, j.Invalid}
+	here := j.Elsewhere[directory]
+	delete(j.Elsewhere, directory)
+	j.Directory, j.RetryAfter, j.Orders, j.Invalid, j.Renewal = directory, here.RetryAfter, here.Orders, here.Invalid, nil
+	j.forgive()
+}
+
+// forgive forgets what failed, and the wait that it led to. History and budget do not, and what the CA asked for stays.
+func (j *journal) forgive() {
+	j.Failures, j.NextAttempt, j.LastError, j.LastCode = 0, time.Time{}, "", ""
 }
 
 // prune drops what no longer counts.
 func (j *journal) prune(now time.Time) {
-	j.Orders = slices.DeleteFunc(j.Orders, func(m mark) bool { return now.Sub(m.At) >= week })
-	j.Invalid = slices.DeleteFunc(j.Invalid, func(m mark) bool { return now.Sub(m.At) >= time.Hour })
+	j.Orders, j.Invalid = younger(j.Orders, now, week), younger(j.Invalid, now, time.Hour)
+	for directory, s := range j.Elsewhere {
+		s.Orders, s.Invalid = younger(s.Orders, now, week), younger(s.Invalid, now, time.Hour)
+		j.Elsewhere[directory] = s
+		if len(s.Orders) == 0 && len(s.Invalid) == 0 && !s.RetryAfter.After(now) {
+			delete(j.Elsewhere, directory)
+		}
+	}
 	if n := len(j.History) - historyLength; n > 0 {
 		j.History = slices.Delete(j.History, 0, n)
 	}
 	if n := len(j.Issued) - issuedKept; n > 0 {
 		j.Issued = slices.Delete(j.Issued, 0, n)
 	}
+}
+
+// younger returns the marks that are younger than span.
+func younger(marks []mark, now time.Time, span time.Duration) []mark {
+	return slices.DeleteFunc(marks, func(m mark) bool { return now.Sub(m.At) >= span })
 }
 
 // close ends the attempt under way: its key is forgotten, its tokens wait for being withdrawn.
@@ -216,12 +271,24 @@ func (j *journal) close(now time.Time, failed *failure) {
 
 // outcome is what the attempt came to so far.
 func (a *attempt) outcome() Outcome {
-	o := Outcome{Attempt: a.ID, Reason: a.Reason, Rehearsal: a.Rehearsal, Node: a.Node, Started: a.Started, Step: a.Step,
+	o := Outcome{Attempt: a.ID, Reason: a.Reason, Rehearsal: a.Rehearsal, Unleased: a.Unleased, Node: a.Node, Started: a.Started, Step: a.Step,
 		Orders: a.Orders, Replaces: a.Replaces, Behind: a.Behind, Served: a.Verified}
 	if chain, err := decodeChain(a.Chain); err == nil {
 		o.Serial, o.NotAfter = chain[0].SerialNumber.Text(16), chain[0].NotAfter.UTC()
 	}
 	return o
+}
+
+// promising reports whether something may come of an attempt although the CA refused what it was asked for: there is an order that has
+// not come to its end, or none was accepted because somebody else has one, who must be given time.
+func (a *attempt) promising(now time.Time) bool {
+	switch {
+	case a == nil:
+		return false
+	case a.Order != nil:
+		return now.Before(orderEnd(a.Order.Expires, a.Order.Placed))
+	}
+	return a.Contested && !a.Alone
 }
 
 // tokens returns the token files of the attempt's current order.

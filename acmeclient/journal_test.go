@@ -102,11 +102,11 @@ func TestAnotherDeclarationEndsTheAttemptButNotTheBudget(t *testing.T) {
 	j := &journal{Declared: "old", Failures: 4, NextAttempt: birth.Add(day), RetryAfter: birth.Add(time.Hour), LastError: "x", LastCode: CodeRefused,
 		Orders:  []mark{{birth, www}},
 		Attempt: &attempt{ID: "1", Order: &order{Challenges: []challenge{{Token: Token{Token: "t"}}}}}}
-	j.declare("old", birth)
+	j.declare("old", "https://ca/dir", birth)
 	if j.Attempt == nil || j.Failures != 4 {
 		t.Fatalf("the same declaration changed %+v", j)
 	}
-	j.declare("new", birth)
+	j.declare("new", "https://ca/dir", birth)
 	if j.Attempt != nil || len(j.Cleanup) != 1 || len(j.History) != 1 || j.Failures != 0 || !j.NextAttempt.IsZero() || j.LastError != "" {
 		t.Errorf("%+v", j)
 	}

@@ -34,7 +34,7 @@ func (c *Client) Rehearse(ctx context.Context, name string) (Outcome, error) {
 	case <-ctx.Done():
 		return Outcome{}, context.Cause(ctx)
 	}
-	j, err := r.load()
+	j, _, err := r.load()
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -56,7 +56,7 @@ func (c *Client) Rehearse(ctx context.Context, name string) (Outcome, error) {
 // rehearsing returns a worker like w whose journal is that of the rehearsals. Nobody runs it.
 func rehearsing(w *worker) *worker {
 	r := newWorker(w.client, w.cert)
-	r.path = rehearsalPath(w.cert.Name)
+	r.path, r.directory = rehearsalPath(w.cert.Name), w.client.cfg.Staging
 	return r
 }
 
@@ -100,7 +100,7 @@ func (w *worker) strikeOld(s *session) {
 	r := rehearsing(w)
 	w.stage <- struct{}{}
 	defer func() { <-w.stage }()
-	j, err := r.load()
+	j, _, err := r.load()
 	if err != nil {
 		return // it was logged; the next tenure, or rehearsal, does it
 	}

@@ -37,6 +37,16 @@ func (c *Client) Obtain(ctx context.Context, name string, r Request) (Ticket, er
 	return w.ask(ctx, r)
 }
 
+// Reconsider has the plan of the certificates called names, of all if there are none, made anew: what is held of them changed otherwise
+// than by the Client. It returns at once; where nobody acts there is no plan, and Snapshot looks anew each time. An unknown name is passed over.
+func (c *Client) Reconsider(names ...string) {
+	for _, w := range c.workers {
+		if len(names) == 0 || slices.Contains(names, w.cert.Name) {
+			w.nudge()
+		}
+	}
+}
+
 // Await returns when the attempt has taken the step, when it is over, or when it failed for now: the error then says
 // why, and it may be continued later (Status.NextAttempt). StepOrdered is reached as soon as the CA has accepted an order,
 // StepVerified when the front-ends were asked what they serve. It is for attempts that Obtain returned; ErrNotActing says

@@ -2,6 +2,7 @@ package acmeclient
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -101,6 +102,15 @@ func (c *Client) Revoke(ctx context.Context, name, meant, reason string) (serial
 	return serial, nil
 }
 
+// Revoked reports whether leaf was revoked by this fleet as a certificate of name. Every issuer can tell it, whether it acts or not.
+func (c *Client) Revoked(name string, leaf *x509.Certificate) (bool, error) {
+	if _, err := c.worker(name); err != nil {
+		return false, err
+	}
+	list, err := c.revocations(name)
+	return list.has(leaf), err
+}
+
 // revoke asks the CA, which may have forgotten the account.
 func (s *session) revoke(ctx context.Context, leaf []byte, code acme.CRLReasonCode) error {
 	client, err := s.connect(ctx, "")
@@ -149,8 +159,8 @@ func (l revocationList) of(serial string) time.Time {
 	return time.Time{}
 }
 
-// has reports whether what is held was revoked.
-func (l revocationList) has(held *Held) bool {
-	leaf := fingerprint(held.Leaf)
-	return slices.ContainsFunc(l, func(r revoked) bool { return r.Leaf == leaf })
+// has reports whether leaf was revoked.
+func (l revocationList) has(leaf *x509.Certificate) bool {
+	print := fingerprint(leaf)
+	return slices.ContainsFunc(l, func(r revoked) bool { return r.Leaf == print })
 }

@@ -14,6 +14,7 @@ type session struct {
 	authority Authority
 	directory string       // URL of the CA's
 	count     func() error // asked before each newOrder; nil: it need not be
+	unleased  bool         // the authority is not the lease
 	nonces    chan string  // of that CA, good for one signed request each: CAs allow far fewer requests for nonces than others
 }
 

@@ -75,7 +75,7 @@ func (w *worker) snapshot() Status {
 		if err != nil {
 			w.client.cfg.Log.Error("journal", "name", w.cert.Name, "err", err)
 		}
-		j.declare(w.cert.declaration(), time.Now().UTC())
+		j.declare(w.cert.declaration(), w.directory, time.Now().UTC())
 		p, _ := w.plan(j, time.Now())
 		status = w.statusOf(j, p)
 		status.NextAttempt = time.Time{} // it is not planned here

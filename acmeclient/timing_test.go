@@ -318,6 +318,14 @@ func TestAnOrderIsCountedBeforeItIsSentAndNotSooner(t *testing.T) {
 			t.Errorf("asked %d times: %v", counted, err)
 		}
 		want(t, authority, map[ca.Kind]int{ca.Order: 1, ca.Issued: 1})
+		r := start(t, c.cfg, tenure{ctx: ctx})
+		r.await(ctx, t, www, "at rest", planned)
+		if _, err := r.renewal(ctx, t); err != nil {
+			t.Fatal(err)
+		}
+		if history, err := c.History(www); err != nil || len(history) != 2 || history[0].Unleased || !history[1].Unleased {
+			t.Errorf("which one was made without the lease is not told: %+v, %v", history, err)
+		}
 	})
 }
 

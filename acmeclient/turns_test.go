@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"certswarm/testnet/ca"
 )
@@ -67,5 +69,34 @@ func TestAPairOfKeysIsOrderedOneAfterTheOther(t *testing.T) {
 		if wanted := map[string]KeyType{www: ECDSAP256, "rsa": RSA2048}[b.Name]; keyTypeOf(b.Leaf.PublicKey) != wanted {
 			t.Errorf("%s has a key of type %s", b.Name, keyTypeOf(b.Leaf.PublicKey))
 		}
+	}
+}
+
+// Two certificates of one kind, found for the same names, hide each other from clients: the half that has the wrong one is replaced
+// at once. Where nothing is hidden it may stay until it is due.
+func TestAFoundCertificateDoesNotHideTheOtherHalfOfAPair(t *testing.T) {
+	publicOf(t, ECDSAP256)
+	publicOf(t, RSA2048)
+	for others, due := range map[string]bool{"www.example.com": true, "other.example.com": false} {
+		synctest.Test(t, func(t *testing.T) {
+			m, d := newMemFleet(), new(deadCA)
+			found := func(names ...string) *Held {
+				held := aged(t, 90*day, RSA2048, names...)
+				held.Leaf.NotBefore, held.Leaf.NotAfter = time.Now(), time.Now().Add(90*day)
+				return held
+			}
+			m.held[www], m.held["rsa"] = found(www), found(others)
+			cfg := deadConfig(m, d)
+			cfg.Certificates = append(cfg.Certificates, Certificate{Name: "rsa", Names: []string{others}, Key: RSA2048})
+			r := start(t, cfg, tenure{ctx: t.Context()})
+			time.Sleep(20 * time.Second) // the first try is over, the second to come
+			synctest.Wait()
+			for _, s := range r.Snapshot() {
+				if wanted := due && s.Name == www; failed(s) != wanted {
+					t.Errorf("beside one for %s: %+v", others, s)
+				}
+			}
+			r.stop()
+		})
 	}
 }

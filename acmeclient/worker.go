@@ -15,11 +15,12 @@ import (
 // worker looks after one declared certificate: it waits until it is due, and performs one attempt after the other. Workers
 // share nothing but the account.
 type worker struct {
-	client *Client
-	cert   Certificate
-	path   string        // of its journal
-	nudged chan struct{} // buffered; says that queue, or what a plan is made of, changed
-	stage  chan struct{} // holds one during a rehearsal
+	client    *Client
+	cert      Certificate
+	path      string        // of its journal
+	directory string        // of the CA that it asks
+	nudged    chan struct{} // buffered; says that queue, or what a plan is made of, changed
+	stage     chan struct{} // holds one during a rehearsal
 
 	mu     sync.Mutex
 	acting bool    // run is active; guarded by mu, as all below
@@ -30,7 +31,7 @@ type worker struct {
 }
 
 func newWorker(c *Client, cert Certificate) *worker {
-	return &worker{client: c, cert: cert, path: journalPath(cert.Name), nudged: make(chan struct{}, 1), stage: make(chan struct{}, 1), status: Status{Name: cert.Name, State: StateNone}}
+	return &worker{client: c, cert: cert, path: journalPath(cert.Name), directory: c.cfg.Directory, nudged: make(chan struct{}, 1), stage: make(chan struct{}, 1), status: Status{Name: cert.Name, State: StateNone}}
 }
 
 // reconsider bounds how long a plan is trusted: the certificate may be replaced by others, and timers stand still while a
@@ -46,10 +47,16 @@ func (w *worker) run(ctx context.Context, s *session) {
 	w.strikeOld(s)
 
 	for ctx.Err() == nil {
-		j, err := w.load()
+		j, ended, err := w.load()
 		if err != nil {
 			w.rest(ctx, err)
 			continue
+		}
+		if ended { // whoever waits for that attempt reads the journal
+			if err := w.save(ctx, s, j); err != nil {
+				w.rest(ctx, err)
+				continue
+			}
 		}
 		w.cleanUp(ctx, s, j)
 		p, err := w.plan(j, time.Now())
@@ -73,7 +80,7 @@ func (w *worker) once(ctx context.Context, s *session) error {
 	w.acting = true
 	w.mu.Unlock()
 	defer w.stop()
-	j, err := w.load()
+	j, _, err := w.load()
 	if err != nil {
 		return err
 	}
@@ -85,15 +92,10 @@ func (w *worker) once(ctx context.Context, s *session) error {
 		return err
 	}
 	err = w.attempt(ctx, s, j, p, nil)
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
-	case err != nil:
-		return err
-	case j.LastError != "":
-		return errors.New(j.LastError)
 	}
-	return nil
+	return err
 }
 
 // stop answers whoever still waits.
@@ -114,10 +116,11 @@ func (w *worker) read() (*journal, error) {
 	return decodeJournal(w.cert.Name, content, err)
 }
 
-// load is read for what is wanted now. To begin a journal anew forgets an order under way, and what counts against the budget: that is
-// done with a damaged one, and with one that cannot be read when the certificate cannot wait for it.
-func (w *worker) load() (*journal, error) {
-	j, err := w.read()
+// load is read for what is wanted now; ended says that an attempt was under way which is for something else. To begin a journal anew
+// forgets an order under way, and what counts against the budget: that is done with a damaged one, and with one that cannot be read when
+// the certificate cannot wait for it.
+func (w *worker) load() (j *journal, ended bool, err error) {
+	j, err = w.read()
 	now := time.Now()
 	w.mu.Lock()
 	switch {
@@ -132,11 +135,11 @@ func (w *worker) load() (*journal, error) {
 		w.client.cfg.Log.Error("journal", "name", w.cert.Name, "err", err)
 		held, heldErr := w.held()
 		if !errors.Is(err, errDamaged) && (now.Sub(unread) < reconsider || heldErr != nil || !endsSoon(held, now)) {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	j.declare(w.cert.declaration(), now.UTC())
-	return j, nil
+	ended = j.declare(w.cert.declaration(), w.directory, now.UTC())
+	return j, ended, nil
 }
 
 // endsSoon reports whether nothing may delay the next certificate any more.
@@ -148,7 +151,7 @@ func endsSoon(held *Held, now time.Time) bool {
 	return held.Leaf.NotAfter.Sub(now) < life/time.Duration(DefaultPolicy().Emergency)
 }
 
-// rest waits for a journal that cannot be read. Whoever asks for something meanwhile is told why, and has it read again.
+// rest waits for a journal that cannot be read, or not be saved. Whoever asks for something meanwhile is told why, and has it read again.
 func (w *worker) rest(ctx context.Context, err error) {
 	w.showPlan(&journal{LastError: err.Error(), LastCode: CodeWrite}, intention{at: time.Now().Add(time.Minute)})
 	timer := time.NewTimer(time.Minute)
@@ -202,7 +205,7 @@ type intention struct {
 	err     error    // why it is not known what is held
 }
 
-// plan decides when the next attempt begins.
+// plan decides when the next attempt begins. Where there is none to continue and none is due, nothing that failed before is of consequence.
 func (w *worker) plan(j *journal, now time.Time) (intention, error) {
 	held, err := w.held()
 	if err != nil {
@@ -213,10 +216,11 @@ func (w *worker) plan(j *journal, now time.Time) (intention, error) {
 	if j.Attempt != nil {
 		p.reason = j.Attempt.Reason
 	} else {
-		policy := DefaultPolicy()
-		policy.Adopted = held != nil && !held.Placeholder && j.issued(held) == nil
-		due := NextDue(held, w.cert, policy, j.Renewal.windows(), now)
+		due := w.due(j, held, now)
 		p.at, p.due, p.reason = due.At, due.At, due.Reason
+		if due.At.After(now) {
+			j.forgive()
+		}
 		if r := w.client.cfg.Budget.refuses(j, w.cert.set(), false, now); r != nil && r.Until.After(p.at) {
 			p.at, p.refusal = r.Until, r
 		}
@@ -227,6 +231,22 @@ func (w *worker) plan(j *journal, now time.Time) (intention, error) {
 		}
 	}
 	return p, nil
+}
+
+// due decides when the next certificate must be obtained, whatever is under way.
+func (w *worker) due(j *journal, held *Held, now time.Time) Due {
+	policy := DefaultPolicy()
+	policy.Adopted = held != nil && !held.Placeholder && j.issued(held) == nil
+	policy.Shared = slices.ContainsFunc(w.client.workers, func(other *worker) bool {
+		return other.cert.Name != w.cert.Name && other.cert.set() == w.cert.set()
+	})
+	return NextDue(held, w.cert, policy, j.Renewal.windows(), now)
+}
+
+// atRest reports whether nothing but somebody's wish calls for another certificate: the one in force is good and not due.
+func (w *worker) atRest(j *journal, now time.Time) bool {
+	held, err := w.held()
+	return err == nil && w.due(j, held, now).At.After(now)
 }
 
 // held returns the certificate in force, and whether it was revoked.
@@ -240,7 +260,7 @@ func (w *worker) held() (*Held, error) {
 		w.client.cfg.Log.Error("it is not known what was revoked", "name", w.cert.Name, "err", err)
 	}
 	copied := *held
-	copied.Revoked = revoked.has(held)
+	copied.Revoked = revoked.has(held.Leaf)
 	return &copied, nil
 }
 
@@ -275,8 +295,8 @@ func (w *worker) wait(ctx context.Context, j *journal, p intention) (requests []
 	}
 }
 
-// attempt performs the attempt that is due, or continues the one in the journal, and journals how it ended. Its error is that it did not
-// come to an end which could be journalled.
+// attempt performs the attempt that is due, or continues the one in the journal, and journals how it ended. Its error is why no certificate
+// came of it, or that it did not come to an end which could be journalled.
 func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intention, requests []asked) error {
 	id := newID()
 	if j.Attempt != nil {
@@ -300,11 +320,11 @@ func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intentio
 		_ = pause(ctx, time.Second) // the context is about to end; if it is not, authority may come back
 		return cmp.Or(err, context.Cause(ctx))
 	}
-	w.conclude(j, err, p.held, time.Now().UTC())
+	err = w.conclude(j, err, p.held, time.Now().UTC())
 	if err := w.save(ctx, s, j); err != nil && ctx.Err() == nil {
 		w.client.cfg.Log.Warn("journal", "name", w.cert.Name, "err", err)
 	}
-	return nil
+	return err
 }
 
 // prepare brings the journal to where advance begins: a new intent, or an attempt whose barrier must be passed again
@@ -312,7 +332,7 @@ func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intentio
 func (w *worker) prepare(ctx context.Context, i *issuance, id string, force bool, p intention, asked bool) error {
 	if a := i.j.Attempt; a != nil {
 		i.resumed = true
-		a.Force = a.Force || force
+		a.Force, a.Unleased = a.Force || force, a.Unleased || i.unleased
 		i.say("", fmt.Sprintf("continued after %s, begun by %s", a.Step, a.Node))
 		if a.Step == StepServed || a.Step == StepAccepted {
 			a.Step = StepPresented
@@ -328,7 +348,7 @@ func (w *worker) prepare(ctx context.Context, i *issuance, id string, force bool
 	if err != nil {
 		return err
 	}
-	a.Force = force
+	a.Force, a.Unleased = force, i.unleased
 	i.j.Attempt = a
 	return i.reach(ctx, StepIntent, reason)
 }
@@ -353,19 +373,21 @@ func (w *worker) newAttempt(id, reason string) (*attempt, error) {
 	}, nil
 }
 
-// conclude writes the end of an attempt, or of this try at it, into the journal.
-func (w *worker) conclude(j *journal, err error, held *Held, now time.Time) {
+// conclude writes the end of an attempt, or of this try at it, into the journal, and returns what failed. Where nothing calls for a
+// certificate but that somebody asked for it, a refusal of the CA ends the attempt, and with the attempt the failure is over: whoever asked is
+// told, and the certificate in force is as good as before.
+func (w *worker) conclude(j *journal, err error, held *Held, now time.Time) error {
 	if err == nil {
 		j.close(now, nil)
-		j.Failures, j.LastError, j.LastCode = 0, "", ""
-		j.NextAttempt, j.RetryAfter = time.Time{}, time.Time{}
-		return
+		j.forgive()
+		j.RetryAfter = time.Time{}
+		return nil
 	}
 	f := diagnose(err, now)
 	if f.moot {
 		j.close(now, f)
-		j.Failures, j.LastError, j.LastCode, j.NextAttempt = 0, "", "", time.Time{}
-		return
+		j.forgive()
+		return nil
 	}
 	j.LastError, j.LastCode = f.Error(), f.code
 	switch {
@@ -378,10 +400,18 @@ func (w *worker) conclude(j *journal, err error, held *Held, now time.Time) {
 			j.RetryAfter = f.until.UTC()
 		}
 	}
-	if f.final {
+	atRest := w.atRest(j, now)
+	refused := f.uncounted || (f.code == CodeRefused || f.code == CodeRateLimited) && !j.Attempt.promising(now)
+	if f.final || atRest && refused {
 		j.close(now, f)
 	}
+	if atRest && j.Attempt == nil {
+		j.forgive()
+		w.client.cfg.Log.Warn("certificate not obtained; the one in force is good and not due", "name", w.cert.Name, "code", f.code, "err", f.Error())
+		return f
+	}
 	w.client.cfg.Log.Error("certificate not obtained", "name", w.cert.Name, "code", f.code, "err", f.Error(), "next", j.NextAttempt)
+	return f
 }
 
 // begin makes requests join the attempt that starts now.
