@@ -468,9 +468,8 @@ func TestAFlatLayoutIsFollowedIntoLive(t *testing.T) {
 
 func TestAPlaceholderLetsNginxStartAndGivesWay(t *testing.T) {
 	f := start(t, 1, tlsServer("PORT0 ssl", www, www), func(f *node) {
-		made, warn, err := nginx.EnsurePlaceholder(f.store, nginx.Placeholder{Name: www, Names: []string{www}, Owner: asItIs})
-		if !made || warn != nil || err != nil {
-			f.Fatal(made, warn, err)
+		if placed := f.ensure(nginx.Placeholder{}); !placed.Made || placed.Warn != nil {
+			f.Fatalf("%+v", placed)
 		}
 	})
 	conn, err := tls.Dial("tcp", f.ports[0], &tls.Config{ServerName: www, InsecureSkipVerify: true})

@@ -134,6 +134,21 @@ func (n *Nginx) Verify(ctx context.Context, wants []Want) []Served {
 	return append(merge(n.ask(ctx, targets, asker.once)), out...)
 }
 
+// Unused returns those of the named certificates that no server refers to, going by the configuration that was seen last. Where that is not known, or
+// has variables in the paths of certificates, there are none.
+func (n *Nginx) Unused(names ...string) (unused []string) {
+	s := n.last.Load()
+	if s == nil || s.dynamic {
+		return nil
+	}
+	for _, name := range names {
+		if !s.used[name] {
+			unused = append(unused, name)
+		}
+	}
+	return unused
+}
+
 // lookAround returns the configuration of the running nginx, the newest one that was known if it cannot be read now, or
 // nil and the reason.
 func (n *Nginx) lookAround(ctx context.Context) (*site, string) {

@@ -76,6 +76,9 @@ func (p *page) certificate(c control.Certificate, serving []string, now time.Tim
 		[]cell{text("budget"), text(fmt.Sprintf("%s today, %d this week; %s this hour",
 			count(c.Budget.OrdersToday, "order"), c.Budget.OrdersWeek, count(c.Budget.FailuresHour, "failure")))},
 		[]cell{text("listeners"), servedBy(c, serving)})
+	if len(c.Unused) > 0 {
+		rows = append(rows, []cell{text("unused"), text("no server uses it in the nginx of " + strings.Join(c.Unused, ", "))})
+	}
 	p.table("  ", rows...)
 	var listeners [][]cell
 	for _, at := range c.Served {
@@ -88,7 +91,7 @@ func (p *page) certificate(c control.Certificate, serving []string, now time.Tim
 func renderVerification(v control.Verification, look look) string {
 	p := page{look: look}
 	if len(v.Results) == 0 {
-		p.line("Nothing to verify: no certificate is declared, or no node has an nginx.")
+		p.line("Nothing to verify: no certificate is declared, no node has an nginx, or no server of one uses it.")
 		return p.lines.String()
 	}
 	rows := [][]cell{header("NODE", "CERTIFICATE", "LISTENER", "KEY", "STATE", "SERIAL")}

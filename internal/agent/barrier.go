@@ -129,11 +129,13 @@ func (h *house) whoServes(name string) control.Status {
 		rep, _ := h.reports.get(p.ID)
 		s.Peers = append(s.Peers, control.Peer{Name: m.Name, ID: p.ID, Connected: p.Connected, Serves: rep.Serves})
 	}
-	var leaf *x509.Certificate
+	serial := ""
 	if held, err := h.store.held(name); err == nil && held != nil {
-		leaf = held.Leaf
+		serial = held.Leaf.SerialNumber.Text(16)
 	}
-	s.Certificates = control.List[control.Certificate]{{Name: name, State: control.Issued, Served: h.servedStatus(name, leaf, s.Peers)}}
+	s.Certificates = control.List[control.Certificate]{{
+		Name: name, State: control.Issued, Served: h.servedStatus(name, serial, s.Peers), Unused: h.unusedBy(name, s.Peers),
+	}}
 	return s
 }
 
@@ -143,7 +145,7 @@ func servedEverywhere(status control.Status, name string) bool {
 			continue
 		}
 		for _, node := range status.Serving() {
-			if !c.ServedBy(node) {
+			if !c.ServedBy(node) && !c.UnusedBy(node) {
 				return false
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"certswarm/acmeclient"
+	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
 )
 
@@ -54,8 +55,9 @@ func (h *house) tellBlockages(ctx context.Context, name string, tell func(contro
 
 // concerns reports whether a problem with a challenge is one of a certificate's.
 func (h *house) concerns(p control.Problem, name string) bool {
-	c, _ := h.store.find(name)
-	return slices.ContainsFunc(c.Names, func(host string) bool { return strings.Contains(p.Text, " "+host+":") })
+	return slices.ContainsFunc(h.cfg.Certificates, func(c config.Certificate) bool {
+		return c.Name == name && slices.ContainsFunc(c.Names, func(host string) bool { return strings.Contains(p.Text, " "+host+":") })
+	})
 }
 
 // errand is what somebody asked for on this node, and how far it has come: it outlives the house in which it began.
@@ -179,12 +181,18 @@ func (e *errand) awaitServed(ctx context.Context, h *house) error {
 		}
 		status := h.status()
 		c := certificateNamed(status, e.order.Name)
-		served, why := control.IsServed(status, e.order.Name)
+		served, why := control.IsServedWhereUsed(status, e.order.Name)
 		switch current := e.done.Unneeded || c.Serial == e.done.Serial || c.NotAfter.After(e.done.NotAfter.Time); {
 		case !current:
 			why = h.self.Name + " has not yet got the certificate"
+			if !h.keeps() {
+				why = h.self.Name + " keeps no certificates, and has not yet heard of this one"
+			}
 		case served:
-			e.done.Issued, e.done.Served = true, true
+			if len(c.Unused) > 0 {
+				e.tell(control.Progress{Node: h.self.Name, Step: "unused", Text: "no server uses it in the nginx of " + strings.Join(c.Unused, ", ")})
+			}
+			e.done.Issued, e.done.Served = true, len(c.Unused) == 0
 			e.done.Serial, e.done.NotAfter, e.done.Generation = c.Serial, c.NotAfter, c.Generation
 			return nil
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -34,7 +35,9 @@ type report struct {
 	Obtains      bool                        `json:"obtains"` // certificates, while it holds the lease
 	Problems     []control.Problem           `json:"problems"`
 	Served       map[string][]control.Served `json:"served"`       // by certificate
+	Unused       []string                    `json:"unused"`       // certificates that no server of its nginx uses
 	Certificates map[string]obtaining        `json:"certificates"` // of the node that holds the lease
+	Held         map[string]inForce          `json:"held"`         // by certificate, for those who keep none; null: neither does this node
 }
 
 // obtaining is where a certificate stands with whoever obtains it.
@@ -241,7 +244,11 @@ func (h *house) tell(ctx context.Context, to fleet.NodeID, report []byte) {
 	ctx, cancel := context.WithTimeout(ctx, callPatience)
 	defer cancel()
 	if _, err := h.mesh.Call(ctx, to, callReport, report); err != nil && ctx.Err() == nil {
-		h.log.Debug("a peer did not take the report", "peer", h.name(to), "error", err)
+		level := slog.LevelDebug
+		if len(report) > peer.MaxBody { // it will not take the next one either
+			level = slog.LevelWarn
+		}
+		h.log.Log(ctx, level, "a peer did not take the report: it shows an older one", "peer", h.name(to), "error", err)
 	}
 }
 

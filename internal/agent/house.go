@@ -50,6 +50,8 @@ type house struct {
 	bulletin bulletin // for the others
 	events   *control.Chronicle
 	findings findings
+	untaken  untaken
+	pursued  map[string]syncer.Receipt // the wishes that were looked at last, by certificate; belongs to whoever pursues them
 	precious precious
 	changed  *broadcast
 	answer   answer     // of status
@@ -97,6 +99,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 	}
 	opened.add(h.syncer.Abandon)
 	if h.store != nil {
+		h.openNginx()
 		if err := h.furnish(); err != nil {
 			return nil, err
 		}
@@ -257,49 +260,17 @@ func (h *house) members(roles ...fleet.Role) []fleet.NodeID {
 	return out
 }
 
-// furnish sees to it that live/NAME exists for every declared name, so that nginx can start: the generation that the fleet
-// wishes if it is here, else a placeholder.
-func (h *house) furnish() error {
+// openNginx makes what installs certificates, and tells nginx.
+func (h *house) openNginx() {
 	runner := nginx.Runner(nil)
 	if h.cfg.Nginx.Enabled {
 		runner = h.edges.Nginx(h.cfg.Nginx)
 	}
-	root := h.store.dir.Root()
 	h.nginx = nginx.New(nginx.Config{
 		Disabled: !h.cfg.Nginx.Enabled || h.cfg.Nginx.Control == config.ControlNone,
-		Store:    root, Verify: h.cfg.Nginx.Verify, Run: runner, Dial: h.edges.Dial,
+		Store:    h.store.dir.Root(), Verify: h.cfg.Nginx.Verify, Run: runner, Dial: h.edges.Dial,
 	})
 	h.keeper = nginx.NewKeeper(h.nginx, h.noteReport)
-	owner := h.store.dir.LocalOwner()
-	for _, c := range h.cfg.Certificates {
-		link := liveDir + "/" + c.Name
-		if wished := h.store.wished(c.Name); wished > 0 {
-			_, linkErr := root.Lstat(link)
-			_, bundleErr := root.Lstat(archivePath(c.Name, wished, "fullchain.pem").String())
-			switch {
-			case bundleErr != nil:
-			case linkErr != nil:
-				if err := root.ReplaceSymlink(link, generationLink(c.Name, wished)); err != nil {
-					return err
-				}
-			default:
-				if err := h.store.makeWay(c.Name, wished); err != nil {
-					return err
-				}
-			}
-		}
-		made, warn, err := nginx.EnsurePlaceholder(root, nginx.Placeholder{Name: c.Name, Names: c.Names, RSA: c.Key[0].IsRSA(), Owner: owner})
-		if err != nil {
-			return err
-		}
-		if warn != nil {
-			h.log.Warn("a placeholder does not belong to whom it should", "certificate", c.Name, "error", warn)
-		}
-		if made {
-			h.log.Info("a placeholder lets nginx start until the first certificate is there", "certificate", c.Name)
-		}
-	}
-	return nil
 }
 
 // openACME prepares what a holder of the lease does. Members and witnesses never act.

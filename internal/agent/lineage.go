@@ -205,8 +205,12 @@ func splitChain(chain []byte) (leaf, rest []byte) {
 	return pem.EncodeToMemory(block), bytes.TrimLeft(rest, "\r\n")
 }
 
-// found returns a valid pair that lies in live/NAME on this node without the fleet knowing of it: somebody brought it there.
+// found returns a valid pair that lies in live/NAME on this node without the fleet knowing of it: somebody brought it there. A placeholder, which may
+// be the copy of another certificate, is none.
 func (l *lineages) found(c config.Certificate, now time.Time) (key, chain []byte, ok bool) {
+	if l.standsIn(c.Name) {
+		return nil, nil, false
+	}
 	dir := filepath.Join(l.dir.Root().Dir(), liveDir, c.Name)
 	chain, err := os.ReadFile(filepath.Join(dir, "fullchain.pem"))
 	if err != nil {

@@ -147,10 +147,10 @@ func (h *house) attemptHere(name, id string) (o acmeclient.Outcome, known bool) 
 	return history[i], true
 }
 
-// triedAgain adds to why an attempt failed when it is tried again by itself.
+// triedAgain adds to why an attempt failed when it is tried again by itself: not what was asked for while what is in force is good.
 func (h *house) triedAgain(name string, err error) error {
 	for _, s := range h.acme.Snapshot() {
-		if s.Name == name && s.NextAttempt.After(time.Now()) {
+		if s.Name == name && s.LastError != "" && s.NextAttempt.After(time.Now()) {
 			return fmt.Errorf("%w; it is tried again by itself at %s", err, s.NextAttempt.UTC().Format(time.RFC3339))
 		}
 	}
@@ -204,6 +204,9 @@ func attemptOf(o acmeclient.Outcome) control.Attempt {
 	at := control.Attempt{
 		Attempt: o.Attempt, Started: control.At(o.Started), Ended: control.At(o.Ended), Node: o.Node, By: o.By, Epoch: o.Epoch, Reason: o.Reason,
 		Step: string(o.Step), Serial: o.Serial, NotAfter: control.At(o.NotAfter), Revoked: control.At(o.Revoked), Behind: o.Behind, Error: o.Error,
+	}
+	if o.Unleased {
+		at.Reason += ", without the lease"
 	}
 	switch failed := o.Error != ""; {
 	case o.Ended.IsZero():

@@ -34,11 +34,10 @@ func (h *house) problem(code control.Code, since time.Time, text, because, next 
 func (h *house) problemsHere() []control.Problem {
 	out := []control.Problem{}
 	for _, d := range h.syncer.Directories() {
-		for _, f := range d.Status().Faults {
-			out = append(out, h.faultProblem(d, f))
-		}
+		out = append(out, h.directoryProblems(d)...)
 	}
 	out = append(out, h.nginxProblems()...)
+	out = append(out, h.standingProblems()...)
 	out = append(out, h.obtainingProblems()...)
 	out = append(out, h.unsavedProblems()...)
 	out = append(out, h.barrierProblems()...)
@@ -305,6 +304,10 @@ func (h *house) lostPeer(p control.Peer, link peer.PeerStatus) control.Problem {
 // certificateProblems says which certificates run out, and which were never there.
 func (h *house) certificateProblems(s control.Status) []control.Problem {
 	var out []control.Problem
+	inForce, told := h.inForce()
+	if !told {
+		return nil // who is not connected is a problem already
+	}
 	for _, c := range s.Certificates {
 		if c.NotAfter.IsZero() {
 			if c.State == control.Failed || time.Since(h.started) > 5*time.Minute {
@@ -313,12 +316,12 @@ func (h *house) certificateProblems(s control.Status) []control.Problem {
 			}
 			continue
 		}
-		held, err := h.store.held(c.Name)
-		if err != nil || held == nil {
-			continue
+		held, known := inForce[c.Name]
+		if !known {
+			continue // it changed just now
 		}
-		life := held.Leaf.NotAfter.Sub(held.Leaf.NotBefore)
-		left := time.Until(held.Leaf.NotAfter)
+		life := held.NotAfter.Sub(held.NotBefore)
+		left := time.Until(held.NotAfter)
 		code := control.Code("")
 		switch {
 		case left < time.Duration(float64(life)*expiringLeft):
@@ -328,8 +331,8 @@ func (h *house) certificateProblems(s control.Status) []control.Problem {
 		default:
 			continue
 		}
-		p := h.problem(code, held.Leaf.NotAfter.Add(-time.Duration(float64(life)*dueLeft)),
-			fmt.Sprintf("%s expires at %s and was not renewed", c.Name, held.Leaf.NotAfter.UTC().Format(time.RFC3339)), c.LastError, "certswarm certs")
+		p := h.problem(code, held.NotAfter.Add(-time.Duration(float64(life)*dueLeft)),
+			fmt.Sprintf("%s expires at %s and was not renewed", c.Name, held.NotAfter.UTC().Format(time.RFC3339)), c.LastError, "certswarm certs")
 		p.Node = s.Lease.Holder
 		if p.Node == "" {
 			p.Node = h.self.Name

@@ -95,13 +95,14 @@ func (h *house) rollBackHere(r rollBack, epoch fleet.Epoch) (control.RolledBack,
 		return control.RolledBack{}, err
 	}
 	wished := h.store.wished(r.Name)
-	generation, err := h.store.earlier(c, r.Generation, time.Now())
+	revoked := func(leaf *x509.Certificate) (bool, error) { return h.acme.Revoked(r.Name, leaf) }
+	generation, err := h.store.earlier(c, r.Generation, time.Now(), revoked)
 	if err != nil {
 		return control.RolledBack{}, err
 	}
-	leaf, err := h.store.usable(c, generation, time.Now())
+	leaf, err := h.store.usable(c, generation, time.Now(), revoked)
 	if err != nil {
-		return control.RolledBack{}, fmt.Errorf("generation %d of %s is not put in force: %w; %s", generation, r.Name, err, h.store.inventory(r.Name, time.Now()))
+		return control.RolledBack{}, fmt.Errorf("generation %d of %s is not put in force: %w; %s", generation, r.Name, err, h.store.inventory(r.Name, time.Now(), revoked))
 	}
 	done := control.RolledBack{
 		Name: r.Name, Generation: generation, Previous: wished,
@@ -118,6 +119,25 @@ func (h *house) rollBackHere(r rollBack, epoch fleet.Epoch) (control.RolledBack,
 	return done, nil
 }
 
+// reconsider has the plan of a certificate made anew when the fleet wishes for another generation than at the last look, whoever changed that
+// on whichever node: what was planned is of the one that was in force.
+func (h *house) reconsider(name string) {
+	var wish syncer.Receipt
+	if e := h.store.dir.Lookup(livePath(name)); e != nil {
+		wish = syncer.ReceiptFor(e)
+	}
+	if h.pursued == nil {
+		h.pursued = map[string]syncer.Receipt{}
+	}
+	if before := h.pursued[name]; before != wish && h.acme != nil {
+		h.acme.Reconsider(name)
+	}
+	h.pursued[name] = wish
+}
+
+// revocations tells whether the fleet had a certificate revoked. It is asked only about what could be put in force otherwise.
+type revocations func(leaf *x509.Certificate) (bool, error)
+
 // issuing reports whether an issuance is under way, which will end in another wish.
 func (h *house) issuing(name string) bool {
 	return h.obtainingHere()[name].State == acmeclient.StateIssuing
@@ -129,13 +149,13 @@ func (l *lineages) wish(epoch fleet.Epoch, name string, generation int) (syncer.
 }
 
 // earlier returns the generation that is meant: the one asked for if it is there, or with 0 the latest one before that in force.
-func (l *lineages) earlier(c config.Certificate, asked int, now time.Time) (int, error) {
+func (l *lineages) earlier(c config.Certificate, asked int, now time.Time, revoked revocations) (int, error) {
 	there, wished := l.generations(c.Name), l.wished(c.Name)
 	switch {
 	case wished == 0:
 		return 0, fmt.Errorf("nothing was issued for %s yet: certswarm certs", c.Name)
 	case asked != 0 && !slices.Contains(there, asked):
-		return 0, fmt.Errorf("there is no generation %d of %s; %s", asked, c.Name, l.inventory(c.Name, now))
+		return 0, fmt.Errorf("there is no generation %d of %s; %s", asked, c.Name, l.inventory(c.Name, now, revoked))
 	case asked != 0:
 		return asked, nil
 	}
@@ -144,12 +164,13 @@ func (l *lineages) earlier(c config.Certificate, asked int, now time.Time) (int,
 			return n, nil
 		}
 	}
-	return 0, fmt.Errorf("there is no generation of %s before %d, which is in force; %s", c.Name, wished, l.inventory(c.Name, now))
+	return 0, fmt.Errorf("there is no generation of %s before %d, which is in force; %s", c.Name, wished, l.inventory(c.Name, now, revoked))
 }
 
 // usable returns the leaf of a generation if nginx can be handed it on every node: all of its files are here and known to the fleet, and here
-// nginx.CheckPair, which judges it on each of them, has nothing against it.
-func (l *lineages) usable(c config.Certificate, generation int, now time.Time) (*x509.Certificate, error) {
+// nginx.CheckPair, which judges it on each of them, has nothing against it. A revoked one is refused by clients, as an expired one is; that the
+// next certificate is due at once then is no help where the CA gives none.
+func (l *lineages) usable(c config.Certificate, generation int, now time.Time, revoked revocations) (*x509.Certificate, error) {
 	content := map[string][]byte{}
 	var lacking []string
 	for _, file := range generationFiles {
@@ -163,11 +184,21 @@ func (l *lineages) usable(c config.Certificate, generation int, now time.Time) (
 	if len(lacking) > 0 {
 		return nil, fmt.Errorf("it is not whole, it lacks %s", strings.Join(lacking, ", "))
 	}
-	return nginx.CheckPair(content["fullchain.pem"], content["privkey.pem"], c.Names, now)
+	leaf, err := nginx.CheckPair(content["fullchain.pem"], content["privkey.pem"], c.Names, now)
+	if err != nil {
+		return nil, err
+	}
+	switch is, err := revoked(leaf); {
+	case err != nil:
+		return nil, fmt.Errorf("it cannot be told whether the certificate was revoked: %w", err)
+	case is:
+		return nil, errors.New("the certificate was revoked")
+	}
+	return leaf, nil
 }
 
 // inventory says in one line which generations there are.
-func (l *lineages) inventory(name string, now time.Time) string {
+func (l *lineages) inventory(name string, now time.Time, revoked revocations) string {
 	var all []string
 	for _, n := range l.generations(name) {
 		text := fmt.Sprintf("%d (", n)
@@ -177,6 +208,8 @@ func (l *lineages) inventory(name string, now time.Time) string {
 		switch chain, err := l.chain(name, n); {
 		case err != nil:
 			text += "its certificate cannot be read)"
+		case isRevoked(chain[0], revoked):
+			text += "revoked)"
 		case now.Before(chain[0].NotAfter):
 			text += fmt.Sprintf("expires %s)", chain[0].NotAfter.UTC().Format(time.RFC3339))
 		default:
@@ -188,6 +221,12 @@ func (l *lineages) inventory(name string, now time.Time) string {
 		return "there are no generations"
 	}
 	return "there is " + strings.Join(all, ", ")
+}
+
+// isRevoked is for telling: what cannot be known is not said.
+func isRevoked(leaf *x509.Certificate, revoked revocations) bool {
+	is, err := revoked(leaf)
+	return is && err == nil
 }
 
 // heldFor is held with what renewal has to know: that an operator put an earlier generation back in force. A wish below the latest generation

@@ -2,7 +2,10 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -14,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"certswarm/acmeclient"
+	"certswarm/internal/agent/config"
 	"certswarm/internal/fleet"
 	"certswarm/nginx"
 	"certswarm/syncer"
@@ -41,25 +46,27 @@ func spoil(t *testing.T, l *lineages, generation int, file string, data []byte) 
 	}
 }
 
+func noneRevoked(*x509.Certificate) (bool, error) { return false, nil }
+
 func TestWhichGenerationIsMeant(t *testing.T) {
 	l := openStore(t)
 	c := l.declared[0]
-	if _, err := l.earlier(c, 0, time.Now()); err == nil || !strings.Contains(err.Error(), "nothing was issued") {
+	if _, err := l.earlier(c, 0, time.Now(), noneRevoked); err == nil || !strings.Contains(err.Error(), "nothing was issued") {
 		t.Error(err)
 	}
 	issue(t, l, 10*days, 40*days, 70*days)
 	for asked, want := range map[int]int{0: 2, 1: 1, 3: 3} {
-		if got, err := l.earlier(c, asked, time.Now()); err != nil || got != want {
+		if got, err := l.earlier(c, asked, time.Now(), noneRevoked); err != nil || got != want {
 			t.Errorf("asked for %d: %d, %v", asked, got, err)
 		}
 	}
-	if _, err := l.earlier(c, 7, time.Now()); err == nil || !strings.Contains(err.Error(), "no generation 7") || !strings.Contains(err.Error(), "3 (in force, expires ") {
+	if _, err := l.earlier(c, 7, time.Now(), noneRevoked); err == nil || !strings.Contains(err.Error(), "no generation 7") || !strings.Contains(err.Error(), "3 (in force, expires ") {
 		t.Error(err)
 	}
 	if _, err := l.wish(fleet.Epoch{Term: 1}, site, 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.earlier(c, 0, time.Now()); err == nil || !strings.Contains(err.Error(), "before 1, which is in force") {
+	if _, err := l.earlier(c, 0, time.Now(), noneRevoked); err == nil || !strings.Contains(err.Error(), "before 1, which is in force") {
 		t.Error(err)
 	}
 }
@@ -108,12 +115,121 @@ func TestWhatIsNotUsableIsNotPutInForce(t *testing.T) {
 			if c.names != nil {
 				declared.Names = c.names
 			}
-			leaf, err := l.usable(declared, 1, time.Now())
+			leaf, err := l.usable(declared, 1, time.Now(), noneRevoked)
 			if c.want == "" && (err != nil || leaf == nil) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("%v, not %q", err, c.want)
 			}
 		})
 	}
+}
+
+// issuers is what a Client needs of the fleet to plan, and to tell what was revoked.
+type issuers struct {
+	acmeclient.Fleet
+	store *lineages
+	list  string // of the revoked
+	err   error  // it cannot be read
+}
+
+func (f *issuers) Held(name string) (*acmeclient.Held, error) { return f.store.heldFor(name) }
+func (f *issuers) Load(path string) ([]byte, error) {
+	if path == "revoked/"+site+".json" && f.list+fmt.Sprint(f.err) != "<nil>" {
+		return []byte(f.list), f.err
+	}
+	return nil, fs.ErrNotExist
+}
+
+// planner is a Client that never gets as far as the CA.
+func planner(t *testing.T, f acmeclient.Fleet) *acmeclient.Client {
+	t.Helper()
+	c, err := acmeclient.New(acmeclient.Config{
+		Directory: "https://127.0.0.1:1/", NoARI: true, Fleet: f,
+		Certificates: []acmeclient.Certificate{{Name: site, Names: []string{site}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// What was revoked is put in force as little as what has expired, and the list says so; what cannot be known is no better.
+func TestARevokedGenerationIsNotPutInForce(t *testing.T) {
+	l := openStore(t)
+	issue(t, l, 20*days, 30*days, 80*days)
+	chain, err := l.chain(site, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &issuers{store: l}
+	h := &house{store: l, acme: planner(t, f), log: slog.New(slog.DiscardHandler), cfg: &config.Config{}}
+	h.findings.init()
+	f.list = fmt.Sprintf(`[{"leaf": "%x", "serial": "1"}]`, sha256.Sum256(chain[0].Raw))
+	for _, asked := range []int{0, 2} {
+		_, err := h.rollBackHere(rollBack{site, asked}, fleet.Epoch{Term: 1})
+		if err == nil || !strings.Contains(err.Error(), "generation 2 of "+site+" is not put in force: the certificate was revoked; there is 1 (expires ") ||
+			!strings.Contains(err.Error(), "), 2 (revoked), 3 (in force, expires ") || l.wished(site) != 3 {
+			t.Errorf("asked for %d: %v", asked, err)
+		}
+	}
+	if _, err := h.rollBackHere(rollBack{site, 7}, fleet.Epoch{Term: 1}); err == nil || !strings.Contains(err.Error(), "2 (revoked)") {
+		t.Error(err)
+	}
+	f.err = errors.New("torn")
+	if _, err := h.rollBackHere(rollBack{site, 1}, fleet.Epoch{Term: 1}); err == nil || !strings.Contains(err.Error(), "it cannot be told whether the certificate was revoked") || l.wished(site) != 3 {
+		t.Error(err)
+	}
+	f.err = nil
+	if done, err := h.rollBackHere(rollBack{site, 1}, fleet.Epoch{Term: 1}); err != nil || done.Generation != 1 || l.wished(site) != 1 {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// acting is a right that lasts as long as its context.
+type acting struct{ ctx context.Context }
+
+func (a acting) Context() context.Context { return a.ctx }
+func (a acting) Check() error             { return nil }
+func (a acting) Begin() error             { return nil }
+func (a acting) Epoch() fleet.Epoch       { return fleet.Epoch{Term: 1} }
+
+// Whoever changed what is wished in force, the plan is made for that.
+func TestThePlanFollowsTheWish(t *testing.T) {
+	l := openStore(t)
+	issue(t, l, 70*days, 80*days)
+	if err := l.dir.Root().ReplaceSymlink(liveDir+"/"+site, generationLink(site, 2)); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		h := &house{store: l, acme: planner(t, &issuers{store: l}), log: slog.New(slog.DiscardHandler), changed: newBroadcast()}
+		h.findings.init()
+		h.keeper = nginx.NewKeeper(applied{}, h.noteReport) // nobody runs it
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := h.acme.Run(ctx, acting{ctx}); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		})
+		h.pursueWishes(false, false)
+		planned := func() time.Time {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			return h.acme.Snapshot()[0].NextAttempt
+		}
+		before := planned()
+		// As another node's rollback arrives.
+		if _, err := l.wish(fleet.Epoch{Term: 1}, site, 1); err != nil {
+			t.Fatal(err)
+		}
+		h.pursueWishes(true, false)
+		after := planned()
+		chain, err := l.chain(site, 1)
+		if err != nil || before.IsZero() || after.IsZero() || after.Equal(before) || after.Before(chain[0].NotAfter.Add(-6*days)) {
+			t.Errorf("planned for %s, then for %s", before, after)
+		}
+		cancel()
+		running.Wait()
+	})
 }
 
 func TestARolledBackGenerationIsWishedAndRenewalKnows(t *testing.T) {
@@ -149,7 +265,7 @@ func TestWhatWasRolledBackToIsNotPrunedUnderANode(t *testing.T) {
 		t.Fatal(err)
 	}
 	issue(t, l, 55*days)
-	if _, err := l.usable(l.declared[0], 1, time.Now()); err != nil {
+	if _, err := l.usable(l.declared[0], 1, time.Now(), noneRevoked); err != nil {
 		t.Errorf("generation 1: %v", err)
 	}
 	issue(t, l, 56*days)

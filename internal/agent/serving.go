@@ -156,7 +156,7 @@ func (h *house) keepLooking(ctx context.Context) {
 		case <-look.C:
 			look.Reset(verifyOften)
 			down := h.isDown(ctx)
-			if !down && time.Since(looked) < verifySeldom && !h.findings.unwell() {
+			if !down && time.Since(looked) < verifySeldom && !h.findings.unwell() && !h.untaken.any() {
 				continue
 			}
 			looked = time.Now()
@@ -191,6 +191,13 @@ func (h *house) pursueWishes(filesToo, again bool) {
 			h.adopt(c)
 			wished = h.store.wished(c.Name)
 		}
+		switch {
+		case wished > 0:
+			h.untaken.drop(c.Name) // whatever stands there makes way for it
+		case h.standInAgain(c):
+			filesToo = true
+		}
+		h.reconsider(c.Name)
 		installed := h.store.installed(c.Name)
 		if wished == 0 || wished == installed && !h.findings.refused(c.Name) {
 			continue

@@ -111,8 +111,8 @@ func found(h *house) string {
 	for _, p := range h.nginxProblems() {
 		codes += string(p.Code) + " "
 	}
-	for _, s := range h.servedHere(site, nil) {
-		if s.State != control.Stale { // nil is no certificate that could be current
+	for _, s := range h.servedHere(site, "") {
+		if s.State != control.Stale { // "" is no certificate that could be current
 			codes += string(s.State)
 		}
 	}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"cmp"
-	"crypto/x509"
 	"fmt"
 	"net/url"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"certswarm/acmeclient"
 	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
+	"certswarm/internal/fleet"
 	"certswarm/syncer"
 )
 
@@ -64,9 +64,12 @@ func reasonOf(ds syncer.DirectoryStatus) string {
 	return ""
 }
 
+// keeps reports whether certificates come to this node. A witness only votes.
+func (h *house) keeps() bool { return h.store != nil && h.self.Role != fleet.Witness }
+
 // serves reports whether an nginx is in this node's care: one that it tests, reloads and looks at.
 func (h *house) serves() bool {
-	return h.store != nil && h.cfg.Nginx.Enabled && h.cfg.Nginx.Control != config.ControlNone
+	return h.keeps() && h.cfg.Nginx.Enabled && h.cfg.Nginx.Control != config.ControlNone
 }
 
 func (h *house) peerStatus(dirs map[string]syncer.DirectoryStatus) control.List[control.Peer] {
@@ -116,17 +119,16 @@ func printable(path string) string {
 // certificateStatus tells of every declared certificate what is held, who is about to obtain it, and who serves it.
 func (h *house) certificateStatus(peers []control.Peer) control.List[control.Certificate] {
 	var out control.List[control.Certificate]
-	if h.store == nil {
-		return out
-	}
 	obtaining := h.obtaining()
-	for _, c := range h.store.declared {
+	inForce, told := h.inForce()
+	for _, c := range h.cfg.Certificates {
 		cert := control.Certificate{Name: c.Name, Names: c.Names, State: control.Placeholder}
-		var leaf *x509.Certificate
-		if held, err := h.store.held(c.Name); err == nil && held != nil {
-			leaf = held.Leaf
-			cert.Serial, cert.NotAfter = leaf.SerialNumber.Text(16), control.At(leaf.NotAfter)
+		if held, known := inForce[c.Name]; known {
+			cert.Serial, cert.NotAfter = held.Serial, control.At(held.NotAfter)
 			cert.Generation, cert.State = held.Generation, control.Issued
+		}
+		if !told {
+			cert.LastError = h.self.Name + " keeps no certificates, and no node that does is heard from"
 		}
 		if o, known := obtaining[c.Name]; known {
 			cert.NextAttempt, cert.LastError, cert.Budget = control.At(o.NextAttempt), o.LastError, o.Budget
@@ -137,10 +139,50 @@ func (h *house) certificateStatus(peers []control.Peer) control.List[control.Cer
 				cert.State = control.Failed
 			}
 		}
-		cert.Served = h.servedStatus(c.Name, leaf, peers)
+		cert.Served, cert.Unused = h.servedStatus(c.Name, cert.Serial, peers), h.unusedBy(c.Name, peers)
 		out = append(out, cert)
 	}
 	return out
+}
+
+// inForce is what the fleet wants in force of one certificate, for whoever has not got it.
+type inForce struct {
+	Serial     string    `json:"serial"`
+	NotBefore  time.Time `json:"not_before"`
+	NotAfter   time.Time `json:"not_after"`
+	Generation int       `json:"generation"`
+}
+
+// inForce returns what the fleet has in force, by certificate. A node that keeps none goes by what those tell that do, the holder of the lease
+// before all others; told is false when nobody does.
+func (h *house) inForce() (all map[string]inForce, told bool) {
+	if h.keeps() {
+		return h.inForceHere(), true
+	}
+	if len(h.cfg.Certificates) == 0 {
+		return nil, true
+	}
+	ask := []fleet.NodeID{h.elector.View().Holder}
+	for _, m := range h.roster.Load().Members() {
+		ask = append(ask, m.ID)
+	}
+	for _, id := range ask {
+		_, connected := h.mesh.Session(id)
+		if rep, _ := h.reports.get(id); connected && rep.Held != nil {
+			return rep.Held, true
+		}
+	}
+	return nil, false
+}
+
+func (h *house) inForceHere() map[string]inForce {
+	all := map[string]inForce{}
+	for _, c := range h.store.declared {
+		if held, err := h.store.held(c.Name); err == nil && held != nil {
+			all[c.Name] = inForce{held.Leaf.SerialNumber.Text(16), held.Leaf.NotBefore, held.Leaf.NotAfter, held.Generation}
+		}
+	}
+	return all
 }
 
 // obtaining is what the holder of the lease says of each certificate: this node itself, or the one that was heard.
@@ -169,8 +211,8 @@ func (h *house) obtainingHere() map[string]obtaining {
 }
 
 // servedStatus lists the listeners of all nodes for one certificate; those of a node that is not connected are unreachable.
-func (h *house) servedStatus(name string, leaf *x509.Certificate, peers []control.Peer) control.List[control.Served] {
-	out := control.List[control.Served](h.servedHere(name, leaf))
+func (h *house) servedStatus(name, serial string, peers []control.Peer) control.List[control.Served] {
+	out := control.List[control.Served](h.servedHere(name, serial))
 	for _, p := range peers {
 		rep, known := h.reports.get(p.ID)
 		if !known {
@@ -190,15 +232,39 @@ func (h *house) servedStatus(name string, leaf *x509.Certificate, peers []contro
 	return out
 }
 
+// unusedBy lists the nodes whose nginx has no server that uses a certificate.
+func (h *house) unusedBy(name string, peers []control.Peer) (nodes control.List[string]) {
+	if slices.Contains(h.unusedHere(), name) {
+		nodes = append(nodes, h.self.Name)
+	}
+	for _, p := range peers {
+		if rep, _ := h.reports.get(p.ID); p.Connected && slices.Contains(rep.Unused, name) {
+			nodes = append(nodes, p.Name)
+		}
+	}
+	return nodes
+}
+
+func (h *house) unusedHere() []string {
+	if !h.serves() {
+		return nil
+	}
+	var names []string
+	for _, c := range h.store.declared {
+		names = append(names, c.Name)
+	}
+	return h.nginx.Unused(names...)
+}
+
 // servedHere is what this node's own listeners were last seen to show. What was current for another certificate than the one now in force
 // is stale.
-func (h *house) servedHere(name string, leaf *x509.Certificate) []control.Served {
+func (h *house) servedHere(name, serial string) []control.Served {
 	h.findings.mu.Lock()
 	defer h.findings.mu.Unlock()
 	var out []control.Served
 	for _, s := range h.findings.served[name] {
 		state := control.ServedState(s.State)
-		if state == control.Current && (leaf == nil || s.Serial != leaf.SerialNumber.Text(16)) {
+		if state == control.Current && s.Serial != serial {
 			state = control.Stale
 		}
 		out = append(out, control.Served{Node: h.self.Name, Listener: s.Listener, KeyType: s.KeyType, State: state})
@@ -208,20 +274,17 @@ func (h *house) servedHere(name string, leaf *x509.Certificate) []control.Served
 
 // report is what this node tells the others.
 func (h *house) report() report {
-	r := report{Serves: h.serves(), Obtains: h.acme != nil, Served: map[string][]control.Served{}, Problems: h.problemsHere()}
+	r := report{Serves: h.serves(), Obtains: h.acme != nil, Served: map[string][]control.Served{}, Unused: h.unusedHere(), Problems: h.problemsHere()}
 	view := h.elector.View()
 	r.Elected, r.ElectedUnder = view.Elected, view.ElectedUnder
 	if view.HeldHere {
 		r.Holds = view.Epoch
 		r.Certificates = h.obtainingHere()
 	}
-	if h.store != nil {
+	if h.keeps() {
+		r.Held = h.inForceHere()
 		for _, c := range h.store.declared {
-			var leaf *x509.Certificate
-			if held, err := h.store.held(c.Name); err == nil && held != nil {
-				leaf = held.Leaf
-			}
-			if served := h.servedHere(c.Name, leaf); len(served) > 0 {
+			if served := h.servedHere(c.Name, r.Held[c.Name].Serial); len(served) > 0 {
 				r.Served[c.Name] = served
 			}
 		}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -49,8 +50,14 @@ func IsIssued(s Status, name string) (ok bool, why string) {
 }
 
 // IsServed reports whether the named certificate, or every one when name is "", is issued and served by every listener
-// of every live node. A node that is not connected, or that has no nginx in its care, does not count.
-func IsServed(s Status, name string) (ok bool, why string) {
+// of every live node. A node that is not connected, or that has no nginx in its care, does not count; nor, unless the certificate is named, one whose
+// nginx has no server that uses it.
+func IsServed(s Status, name string) (ok bool, why string) { return isServed(s, name, name == "") }
+
+// IsServedWhereUsed is IsServed of a named certificate that passes over nodes whose nginx has no server that uses it.
+func IsServedWhereUsed(s Status, name string) (ok bool, why string) { return isServed(s, name, true) }
+
+func isServed(s Status, name string, whereUsed bool) (ok bool, why string) {
 	var missing []string
 	wanted, found := s.certificates(name)
 	if !found {
@@ -62,7 +69,7 @@ func IsServed(s Status, name string) (ok bool, why string) {
 			continue
 		}
 		for _, node := range s.Serving() {
-			if text := c.unserved(node); text != "" {
+			if text := c.unserved(node); text != "" && !(whereUsed && c.UnusedBy(node)) {
 				missing = append(missing, text)
 			}
 		}
@@ -86,6 +93,9 @@ func (s Status) Serving() []string {
 
 // ServedBy reports whether node is known to serve c on every listener and with every key type.
 func (c Certificate) ServedBy(node string) bool { return c.unserved(node) == "" }
+
+// UnusedBy reports whether node's nginx has no server that uses c, as far as known.
+func (c Certificate) UnusedBy(node string) bool { return slices.Contains(c.Unused, node) }
 
 // Unconfirmed says how many changes a peer has not acknowledged, deletions included, and names the paths that are known:
 // "2 changes: a, b".
@@ -142,6 +152,9 @@ func (c Certificate) unserved(node string) string {
 		if at.State != Current {
 			return fmt.Sprintf("%s on %s at %s (%s) is %s", c.Name, node, at.Listener, at.KeyType, at.State)
 		}
+	}
+	if !known && c.UnusedBy(node) {
+		return fmt.Sprintf("no server of %s's nginx uses %s", node, c.Name)
 	}
 	if !known {
 		return fmt.Sprintf("%s has not yet been seen at any listener of %s", c.Name, node)

@@ -111,6 +111,7 @@ type Certificate struct {
 	LastError   string           `json:"last_error"`
 	Budget      Budget           `json:"budget"`
 	Served      List[Served]     `json:"served"` // every node x listener x key type that is known
+	Unused      List[string]     `json:"unused"` // nodes whose nginx has no server that uses it
 }
 
 // Budget counts what was spent of acme.budget for a certificate's set of names.

@@ -253,6 +253,12 @@ func TestConditions(t *testing.T) {
 		"served: nor does this one": {served, func(s *control.Status) {
 			s.Certificates[0].Served, s.Node.Serves = append(s.Certificates[0].Served[:1], s.Certificates[0].Served[2]), false
 		}, ""},
+		"served: no server of a live node uses it": {served, func(s *control.Status) {
+			s.Certificates[0].Served, s.Certificates[0].Unused = s.Certificates[0].Served[:2], []string{"fe3"}
+		}, "no server of fe3's nginx uses www.example.com"},
+		"served: where no server uses it, unless it is meant": {func(s control.Status) (bool, string) { return control.IsServed(s, "") }, func(s *control.Status) {
+			s.Certificates[0].Served, s.Certificates[0].Unused = s.Certificates[0].Served[:2], []string{"fe3"}
+		}, ""},
 		"served: an undeclared name": {served, func(s *control.Status) { s.Certificates = nil }, "no certificate is declared"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -66,7 +66,13 @@ lease:
 `))
 
 // Certificates returns the names of each certificate.
-func (c Config) Certificates() [][]string { return append([][]string{c.Names}, c.More...) }
+func (c Config) Certificates() [][]string {
+	all := append([][]string{c.Names}, c.More...)
+	for _, name := range c.Unserved {
+		all = append(all, []string{name})
+	}
+	return all
+}
 
 // Paired reports whether the certificate called name is half of a pair.
 func (c Config) Paired(name string) bool { return slices.Contains(c.Pairs, name) }

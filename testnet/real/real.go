@@ -33,6 +33,7 @@ type Config struct {
 	// CA nor a front-end: the fleet only replicates.
 	Names    []string
 	More     [][]string      // further certificates, each like Names. With them Fleet.Accepts knows nothing
+	Unserved []string        // further certificates of one name, which no server of a front-end uses
 	Pairs    []string        // those of the certificates, by their first name, that are an ECDSA and RSA pair
 	Faults   *ca.Faults      // what goes wrong between the agents and the CA; nil: nothing
 	Broken   map[string]bool // nodes whose front-end answers 404 where the CA looks
