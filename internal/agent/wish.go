@@ -41,13 +41,13 @@ func (h *house) awaitWish(ctx context.Context, wish control.Wish, say func(missi
 	if err := d.Rescan(ctx); err != nil {
 		return err
 	}
-	if e := d.Lookup(p); e != nil && isDirectory(e) {
+	if e := d.Lookup(behindLinks(d, p)); e != nil && isDirectory(e) {
 		return notAFile(d, wish.Path)
 	}
 	var said []string
 	for {
 		changed := h.changed.wait()
-		missing := h.lacking(d, p)
+		missing := h.lacking(d, behindLinks(d, p))
 		if len(missing) == 0 && wish.Host != "" {
 			missing = h.notServing(ctx, d, p, wish.Host)
 		}
@@ -72,6 +72,32 @@ func (h *house) awaitWish(ctx context.Context, wish control.Wish, say func(missi
 		}
 	}
 }
+
+// behindLinks returns where a file lies whose path goes through links, as they are in the fleet's eyes: live/NAME of a declared certificate leads to the
+// generation that is wished for.
+func behindLinks(d *syncer.Directory, p index.Path) index.Path {
+	const most = 40 // links, as the kernel follows
+	for range most {
+		dir := p.Parent()
+		for ; !dir.IsZero(); dir = dir.Parent() {
+			if e := d.Lookup(dir); e != nil && isLink(e) {
+				break
+			}
+		}
+		if dir.IsZero() {
+			break
+		}
+		to, inside := dir.Resolve(d.Lookup(dir).Content.(index.Symlink).Target)
+		next, err := index.ParsePath(to.String() + strings.TrimPrefix(p.String(), dir.String()))
+		if !inside || err != nil {
+			break
+		}
+		p = next
+	}
+	return p
+}
+
+func isLink(e *index.Entry) bool { _, is := e.Content.(index.Symlink); return is }
 
 func notAFile(d *syncer.Directory, path string) error {
 	return fmt.Errorf("%s names a directory in %s, and a barrier waits for a file: name one of those in it, or for all of them: certswarm wait --for synced", printable(path), d.Name)

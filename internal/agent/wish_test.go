@@ -39,6 +39,16 @@ func TestABarrierNamesWhoLacksTheFile(t *testing.T) {
 			missing != "fe1 has no sub/none in directory certs; fe2 is not known to have it; fe3 is not known to have it" {
 			t.Errorf("of what is nowhere %q is missing: %v", missing, err)
 		}
+		f.Mkdir(0, "links")
+		f.Symlink(0, "../sub", "links/dir")
+		f.Symlink(0, "links/dir", "to")
+		f.Symlink(0, "round", "round")
+		f.Settle()
+		for path, lacks := range map[string]string{"to/file": "", "links/dir/file": "", "to": "", "to/none": "fe1 has no sub/none", "round/file": "fe1 has no round/file"} {
+			if missing, err := barrier(path, time.Second); (err == nil) != (lacks == "") || !strings.HasPrefix(missing, lacks) {
+				t.Errorf("behind links, of %s %q is missing: %v", path, missing, err)
+			}
+		}
 		f.SlowDisk(1, 10*time.Second)
 		f.SlowDisk(2, 10*time.Second)
 		f.Write(0, "sub/file", "other content")
