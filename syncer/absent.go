@@ -154,11 +154,17 @@ func (d *Directory) compareWith(other *durable.Root) (missing, changed, of int) 
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			missing++
-		case err != nil || !there.owners.same(e.Content, s.found.Content):
+		case err != nil || !d.isKnown(e, s):
 			changed++
 		}
 	}
 	return missing, changed, len(known)
+}
+
+func (d *Directory) isKnown(e *index.Entry, s sight) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.isContentLocked(e.Path, e.Content, s)
 }
 
 // inspectNow surveys everything for an inspection and has it do its work.

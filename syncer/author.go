@@ -57,6 +57,11 @@ func (r *replica) author(changes []index.Change, stamp func(index.Change) index.
 	}
 	entries := make([]*index.Entry, len(changes))
 	for i, c := range changes {
+		if owner, group, ok := namesOf(c.Content); ok && r.x.Live(c.Path) != nil {
+			if o, g, _ := namesOf(r.x.Live(c.Path).Content); o != owner || g != group {
+				delete(r.stopgaps, c.Path) // somebody has given it to whom it belongs to now
+			}
+		}
 		entries[i] = &index.Entry{Path: c.Path, Stamp: stamp(c), Origin: r.self, Content: c.Content}
 	}
 	r.number(entries)

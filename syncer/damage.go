@@ -71,7 +71,7 @@ func (d *Directory) watchState() {
 	d.stirLocked()
 }
 
-// damageMemory is for how long it is told that a state database vanished.
+// damageMemory is for how long it is told that a state database vanished, or was an old one.
 const damageMemory = time.Hour
 
 func (d *Directory) storeFaultLocked(err error) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"certswarm/internal/durable"
@@ -60,16 +61,21 @@ type Directory struct {
 
 	// Lock order: mu alone. It is held while the disk is compared with or changed along the replica, so that nobody sees the
 	// one without the other; never while a file is staged, sent or synced in bulk.
-	mu       sync.Mutex
-	r        *replica                    // guarded by mu
-	seen     map[index.Path]durable.Stat // guarded by mu: the disk as the replica knows it
-	scaffold map[index.Path]bool         // guarded by mu: directories that stand for the sake of what is in them; see scaffoldLocked
-	cache    contentCache                // guarded by mu
-	links    map[fleet.NodeID]*conversation
-	slow     map[fleet.NodeID]time.Time // guarded by mu: when a peer was too slow with a file
-	faults   map[string]Fault           // guarded by mu, by code and path
-	holds    map[index.Path]holding     // guarded by mu: what is on the disk and not told yet
-	changed  chan struct{}              // guarded by mu: closed at the next change
+	mu        sync.Mutex
+	r         *replica                     // guarded by mu
+	seen      map[index.Path]durable.Stat  // guarded by mu: the disk as the replica knows it
+	scaffold  map[index.Path]bool          // guarded by mu: directories that stand for the sake of what is in them; see scaffoldLocked
+	owed      map[index.Path]bool          // guarded by mu: what is to be given to whom it belongs; see giveOwed
+	refused   map[index.Path]durable.Owner // guarded by mu: to whom the disk did not give it
+	forgetful bool                         // at the start it was not known as whose things stand
+	asked     time.Time                    // belongs to notice: when canGive was answered last
+	cache     contentCache                 // guarded by mu
+	links     map[fleet.NodeID]*conversation
+	slow      map[fleet.NodeID]time.Time // guarded by mu: when a peer was too slow with a file
+	faults    map[string]Fault           // guarded by mu, by code and path
+	logged    map[FaultCode]logged       // guarded by mu
+	holds     map[index.Path]holding     // guarded by mu: what is on the disk and not told yet
+	changed   chan struct{}              // guarded by mu: closed at the next change
 
 	told told // by Status
 
@@ -89,6 +95,7 @@ type Directory struct {
 	rescan, again                signal
 	inspections                  chan inspection
 	ended                        chan struct{} // closed when nobody takes inspections any more
+	anew                         *atomic.Bool  // all of the Syncer's end because one of them begins anew
 }
 
 // signal wakes one goroutine; a second one before it woke is the same.
@@ -119,10 +126,13 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		log:             s.Log.With("directory", cfg.Name),
 		seen:            map[index.Path]durable.Stat{},
 		scaffold:        map[index.Path]bool{},
+		owed:            map[index.Path]bool{},
+		refused:         map[index.Path]durable.Owner{},
 		unwatched:       map[index.Path]error{},
 		links:           map[fleet.NodeID]*conversation{},
 		slow:            map[fleet.NodeID]time.Time{},
 		faults:          map[string]Fault{},
+		logged:          map[FaultCode]logged{},
 		holds:           map[index.Path]holding{},
 		changed:         make(chan struct{}),
 		stirWork:        newSignal(),
@@ -132,6 +142,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 		again:           newSignal(),
 		inspections:     make(chan inspection),
 		ended:           make(chan struct{}),
+		anew:            &s.anew,
 	}
 	begun := d // an error is returned without it
 	defer func() {
@@ -152,13 +163,22 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 	d.listen()
 	d.closers = append(d.closers, func() error { return begun.watch.Close() })
 
+	if err := d.takeUp(); err != nil {
+		return nil, err
+	}
+	d.giveOwed()
+	return d, nil
+}
+
+// takeUp finishes what a crash interrupted, and compares the disk with what was known.
+func (d *Directory) takeUp() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.recoverLocked(); err != nil {
-		return nil, err
+		return err
 	}
 	d.seedLocked()
-	return d, nil
+	return nil
 }
 
 // seedLocked compares the disk with what was known before, for the first time in this run.
@@ -202,7 +222,7 @@ func (d *Directory) openDisk(base *durable.Root) error {
 	}
 	d.disk = &disk{
 		root: root, ignored: ignored, maxFile: d.MaxFile,
-		owners: &owners{policy: policy, privileged: os.Geteuid() == 0},
+		owners: &owners{policy: policy, privileged: os.Geteuid() == 0, idOf: idOf, nameOf: nameOf},
 	}
 	kept, err := base.Beside(filepath.Join(base.Dir(), "archive", d.Name))
 	if err != nil {
@@ -236,7 +256,7 @@ func (d *Directory) remember(s *Syncer) error {
 	d.r = newReplica(rules{
 		self: index.Origin{Node: s.Self, Incarnation: m.Incarnation}, key: s.Key, sign: s.Sign, scope: scope,
 		members: d.Members, mayWrite: d.MayWrite, mayLease: d.MayLease, nameOf: s.NameOf,
-		reserved: d.Reserved, precious: d.Precious, same: d.disk.owners.same, maxFile: d.MaxFile, maxDelete: d.MaxDelete,
+		reserved: d.Reserved, precious: d.Precious, same: func(known, found index.Content) bool { return known == found }, maxFile: d.MaxFile, maxDelete: d.MaxDelete,
 	})
 	d.r.fresh, d.r.seq, d.r.ceiling = m.Fresh, m.Seq, store.Ceiling()
 	for _, e := range m.Entries {
@@ -248,6 +268,8 @@ func (d *Directory) remember(s *Syncer) error {
 	}
 	d.r.begun, d.r.forgotten, d.r.doubt, d.r.rejoined = m.Seq, m.Forgotten, doubt{m.Doubted, m.Until}, m.Rejoined
 	maps.Copy(d.r.keys, m.Keys)
+	maps.Copy(d.r.stopgaps, m.Stopgaps)
+	d.forgetful = m.Stopgaps == nil
 	d.r.durable = d.r.x.Held().Clone()
 	return nil
 }
@@ -284,6 +306,7 @@ func (d *Directory) run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-d.again:
 			anew = true
+			d.anew.Store(true)
 			stop()
 		}
 	})

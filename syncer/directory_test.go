@@ -2,6 +2,7 @@ package syncer
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,6 +33,14 @@ func openSyncer(t testing.TB, disk durable.Interposer) *Syncer {
 			t.Fatal(err)
 		}
 	}
+	s, abandon := openSyncerIn(t, base, disk)
+	t.Cleanup(abandon)
+	return s
+}
+
+// openSyncerIn opens what may have been open there before.
+func openSyncerIn(t testing.TB, base string, disk durable.Interposer) (s *Syncer, abandon func()) {
+	t.Helper()
 	state, err := durable.OpenRoot(filepath.Join(base, "state"))
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +50,7 @@ func openSyncer(t testing.TB, disk durable.Interposer) *Syncer {
 	public := key.Public().(ed25519.PublicKey)
 	self := fleet.IDOf(public)
 	all := func(fleet.NodeID) bool { return true }
-	s, err := Open(Config{
+	s, err = Open(Config{
 		Self: self, Key: public, Sign: func(m []byte) []byte { return ed25519.Sign(key, m) }, Cluster: "test", State: state,
 		NameOf: fleet.NodeID.Short, Watch: NewInotify, Log: slog.New(slog.DiscardHandler),
 	}, []DirectoryConfig{{
@@ -51,15 +60,11 @@ func openSyncer(t testing.TB, disk durable.Interposer) *Syncer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Abandon(); err != nil {
+	return s, func() {
+		if err := errors.Join(s.Abandon(), state.Close()); err != nil {
 			t.Error(err)
 		}
-		if err := state.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
+	}
 }
 
 // A directory listed before something was published into it, and judged after it, says nothing about it.

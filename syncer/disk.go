@@ -59,12 +59,9 @@ func (d *disk) look(p index.Path) (sight, error) {
 		if err != nil {
 			return sight{}, err
 		}
-		to, inside := p.Resolve(target)
-		switch {
-		case !inside && !p.Escapes(target):
-			return sight{}, strange{fmt.Sprintf("a link to the replicated directory itself (to %s) is not replicated", target)}
-		case !inside:
-			return sight{}, strange{fmt.Sprintf("a link that leaves the directory (to %s) is not replicated", target)}
+		to, err := p.Follow(target)
+		if err != nil {
+			return sight{}, strange{fmt.Sprintf("a link (to %s) is not replicated: %v", shortened(target), err)}
 		}
 		if d.ignored.match(to) {
 			return sight{}, fs.ErrNotExist // a link to what is not replicated is not either
@@ -76,6 +73,16 @@ func (d *disk) look(p index.Path) (sight, error) {
 	}
 	return sight{}, strange{"a device, socket or pipe is not replicated"}
 }
+
+// shortened is a link's target in a sentence.
+func shortened(target string) string {
+	if len(target) > maxTold {
+		return target[:maxTold] + "..."
+	}
+	return target
+}
+
+const maxTold = 200 // bytes
 
 // read hashes a regular file that nobody writes to.
 func (d *disk) read(p index.Path, s sight) (sight, error) {

@@ -49,10 +49,37 @@ func (d *Directory) faultLocked(code FaultCode, p index.Path, err error) {
 	f, known := d.faults[key]
 	if !known {
 		f = Fault{Code: code, Path: p.String(), Since: time.Now()}
-		d.log.Warn(err.Error(), "problem", string(code), "path", p.String())
+		d.logFaultLocked(code, p, err)
 	}
 	f.Text = err.Error()
 	d.faults[key] = f
+}
+
+// mostLogged is how many problems of one kind are logged within logSpan, each by itself.
+const (
+	mostLogged = 50
+	logSpan    = time.Minute
+)
+
+// logged counts what was logged of one kind.
+type logged struct {
+	since time.Time
+	n     int
+}
+
+func (d *Directory) logFaultLocked(code FaultCode, p index.Path, err error) {
+	l := d.logged[code]
+	if now := time.Now(); now.Sub(l.since) > logSpan {
+		l = logged{since: now}
+	}
+	l.n++
+	d.logged[code] = l
+	switch {
+	case l.n <= mostLogged:
+		d.log.Warn(err.Error(), "problem", string(code), "path", p.String())
+	case l.n == mostLogged+1:
+		d.log.Warn("there are more problems of this kind; no more of them are logged within a minute", "problem", string(code))
+	}
 }
 
 func (d *Directory) clearFaultLocked(code FaultCode, p index.Path) {
@@ -137,6 +164,10 @@ func (s *survey) isGone(p index.Path, looked, listed map[index.Path]bool) bool {
 	return false
 }
 
+// textRejoined is said for a while after ErrRejoin.
+const textRejoined = "the state database was older than what the fleet remembers: it is that of an earlier day, or this node was away for long; " +
+	"it has joined anew, and what the fleet deleted meanwhile is in the archive; nothing is to be done"
+
 func setOfPaths(paths []index.Path) map[index.Path]bool {
 	set := make(map[index.Path]bool, len(paths))
 	for _, p := range paths {
@@ -193,6 +224,9 @@ func (d *Directory) faultsLocked(now time.Time) []Fault {
 		if f != nil {
 			out = append(out, *f)
 		}
+	}
+	if now.Sub(d.r.rejoined).Abs() < damageMemory {
+		out = append(out, Fault{Code: StateDamaged, Since: d.r.rejoined, Text: textRejoined})
 	}
 	if d.r.halt != "" {
 		out = append(out, Fault{Code: DirectoryHalted, Since: d.r.haltedAt, Text: d.r.halt})

@@ -1,12 +1,16 @@
 package syncer
 
 import (
+	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"certswarm/syncer/index"
 
@@ -200,6 +204,29 @@ func TestALinkToTheRootIsRefusedForWhatItIs(t *testing.T) {
 	}
 }
 
+// A link that stays inside and leads deeper, or over longer names, than any path goes is refused for that.
+func TestALinkThatLeadsTooDeepIsRefusedForThat(t *testing.T) {
+	d := openAlone(t)
+	targets := map[string]string{
+		"deep": strings.Repeat("d/", index.MaxDepth) + "f", "name": strings.Repeat("n", index.MaxComponent+1), "long": strings.Repeat("./", index.MaxPath) + "f",
+	}
+	for name, target := range targets {
+		if err := os.Symlink(target, filepath.Join(d.Path, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.lookAt(nil, true, postponed{})
+	said := map[string]string{}
+	for _, f := range d.Status().Faults {
+		said[f.Path] = f.Text
+	}
+	for name, why := range map[string]string{"deep": "65 directories deep; the limit is 64", "name": "a name of 256 bytes", "long": "2049 bytes; the limit is 1024"} {
+		if !strings.Contains(said[name], why) || len(said[name]) > 2*maxTold {
+			t.Errorf("of %s it is said: %s", name, said[name])
+		}
+	}
+}
+
 // A file that could not be read below a directory that could not be entered is as it was when the directory can be entered again, and is read.
 func TestWhatCouldNotBeReadIsReadAgainThoughItLooksTheSame(t *testing.T) {
 	d := openAlone(t)
@@ -217,4 +244,33 @@ func TestWhatCouldNotBeReadIsReadAgainThoughItLooksTheSame(t *testing.T) {
 			t.Errorf("after a hint of %s still said: %s", hint, f.Text)
 		}
 	}
+}
+
+// Ten thousand files with one mistake are not ten thousand lines.
+func TestProblemsThatAreAlikeAreLoggedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lines strings.Builder
+		d := &Directory{log: slog.New(slog.NewTextHandler(&lines, nil)), faults: map[string]Fault{}, logged: map[FaultCode]logged{}}
+		some := func(n int) int {
+			lines.Reset()
+			for i := range n {
+				d.faultLocked(NameRefused, index.MustPath(fmt.Sprintf("%d-%d", len(d.faults), i)), os.ErrInvalid)
+			}
+			return strings.Count(lines.String(), "\n")
+		}
+		if got := some(mostLogged); got != mostLogged {
+			t.Errorf("%d lines of %d", got, mostLogged)
+		}
+		if got := some(1000); got != 1 || !strings.Contains(lines.String(), "there are more") {
+			t.Errorf("%d lines: %s", got, lines.String())
+		}
+		d.faultLocked(DiskFull, index.Path{}, os.ErrInvalid)
+		if got := strings.Count(lines.String(), "\n"); got != 2 {
+			t.Errorf("another kind is not told: %s", lines.String())
+		}
+		time.Sleep(logSpan + 1)
+		if got := some(1); got != 1 {
+			t.Errorf("%d lines a minute later", got)
+		}
+	})
 }

@@ -276,7 +276,7 @@ func (d *Directory) putBackLocked(e *index.Entry) error {
 	if err := d.disk.root.Place(name, token); err != nil {
 		return errors.Join(err, d.disk.root.Unstage(name, token))
 	}
-	d.rememberSightLocked(e.Path)
+	d.rememberWrittenLocked(e)
 	if err := d.disk.root.SyncDir(rootOr(e.Path.Parent())); err != nil {
 		return err
 	}

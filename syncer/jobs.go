@@ -123,8 +123,8 @@ func (j *job) isRevert() bool { return j.reverts != nil }
 // plan says what a job means for the disk as the index is now: entries that have lost meanwhile are not in it.
 func (r *replica) plan(j *job) index.Plan {
 	if !j.isRevert() {
-		plan := index.MakePlan(r.x, j.entries, r.reserved)
-		r.noteDisplaced(plan)
+		plan := r.planAnew(j)
+		r.noteUndoubted(plan)
 		return plan
 	}
 	var known []*index.Entry
@@ -134,6 +134,13 @@ func (r *replica) plan(j *job) index.Plan {
 		}
 	}
 	return index.MakeRevert(known)
+}
+
+// planAnew is plan for a disk of which nothing is believed but what the index says.
+func (r *replica) planAnew(j *job) index.Plan {
+	plan := index.MakePlan(r.x, j.entries, r.reserved)
+	r.noteDisplaced(plan)
+	return plan
 }
 
 // land takes entries that the disk shows now into the index, in the same moment.

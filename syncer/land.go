@@ -1,6 +1,7 @@
 package syncer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -94,7 +95,7 @@ func (d *Directory) undoOneLocked(l *landing, step index.Step) error {
 	}
 	if c, directory := old.Content.(index.Directory); directory && !put {
 		_, err := d.disk.root.MkDir(p.String(), uint32(c.Perm), d.disk.owners.wanted(c.Owner, c.Group))
-		d.rememberSightLocked(p)
+		d.rememberWrittenLocked(old)
 		return err
 	}
 	return d.putBackLocked(old)
@@ -133,17 +134,21 @@ func (d *Directory) observeTouchedLocked(l *landing, plan index.Plan) (touched b
 	scan := newScan()
 	for _, step := range plan {
 		p := step.Entry.Path
-		if step.Action == index.Note {
+		_, doubted := d.r.doubt.content[p]
+		if step.Action == index.Note && !doubted {
 			continue
 		}
 		stat, err := d.disk.root.Lstat(p.String())
 		if known, ok := d.seen[p]; err == nil && (!ok || known != stat) || err != nil && ok {
 			d.lookInto(scan, p)
 		}
-		l.bare[p] = errors.Is(err, fs.ErrNotExist)
+		if l.bare[p] = errors.Is(err, fs.ErrNotExist); l.bare[p] && doubted {
+			delete(d.r.doubt.content, p)
+			touched = true
+		}
 	}
 	if len(scan.Looked) == 0 {
-		return false, nil
+		return touched, nil
 	}
 	d.takeScanLocked(scan)
 	if len(scan.busy) > 0 {
@@ -203,8 +208,8 @@ func (d *Directory) stepLocked(l *landing, step index.Step) error {
 	if err != nil {
 		return err
 	}
-	d.noteOwnershipLocked(e.Path, warn)
-	d.rememberSightLocked(e.Path)
+	d.noteOwnershipLocked(e.Path, cmp.Or(warn, d.disk.owners.unknown(e.Content)))
+	d.rememberWrittenLocked(e)
 	return nil
 }
 

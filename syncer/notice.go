@@ -43,6 +43,7 @@ type survey struct {
 	faults map[index.Path]error
 	fine   []index.Path                // nothing wrong here (any more)
 	sweep  bool                        // nothing is being staged: temporaries are what a crash left
+	whole  bool                        // everything is looked at
 	hinted bool                        // whoever asks was told of changes: below a directory only what looks otherwise than before is read
 	listed map[index.Path]durable.Stat // what is there besides directories, how it looks, and not yet read
 	same   map[index.Path]bool         // what is not read, for it looks as it did
@@ -93,6 +94,7 @@ func (d *Directory) lookInto(s *survey, p index.Path) (directory bool) {
 // between is in the one or the other.
 func (d *Directory) walkInto(s *survey, dir index.Path) {
 	d.watchOne(s, dir)
+	s.whole = s.whole || dir.IsZero() && !s.hinted
 	if s.sweep {
 		if err := d.disk.root.CleanTemps(rootOr(dir), nil); err != nil {
 			s.faults[dir] = err
@@ -198,6 +200,7 @@ func (d *Directory) verifySightLocked(s *survey, p index.Path, got sight) {
 		return
 	}
 	d.seen[p] = got.stat
+	d.excuseLocked(s, p, got)
 	if d.scaffold[p] && got.stat.Kind == durable.Directory && d.r.x.Live(p) == nil {
 		s.Found[p] = index.Found{Held: true} // nobody made it here
 	}
@@ -258,8 +261,10 @@ func (d *Directory) notice(ctx context.Context) {
 			d.forgetOverflow()
 			d.mendClock()
 			paths, all = d.unheard(time.Now())
+			all = all || d.canGive(time.Now())
 		case i := <-d.inspections:
 			s, touched, err := d.inspectNow(i)
+			d.giveOwed()
 			i.done <- err
 			if err == nil {
 				d.follow(s, touched, later)
@@ -288,6 +293,7 @@ func (d *Directory) lookAt(paths []index.Path, all bool, later postponed) {
 		touched = d.takeScanLocked(s)
 		d.mu.Unlock()
 	}
+	d.giveOwed()
 	d.follow(s, touched, later)
 	now := time.Now()
 	for _, p := range paths {
@@ -417,6 +423,7 @@ func (d *Directory) survey(paths []index.Path, all bool) *survey {
 		d.clearFaultLocked(DirectoryUnreadable, index.Path{})
 		d.mu.Unlock()
 		clear(d.unwatched)
+		d.disk.owners.forget()
 	}
 	s := newScan()
 	s.hinted = !all

@@ -16,16 +16,23 @@ import (
 type owners struct {
 	policy     *durable.Owner // whom everything here is given to; nil: as at the origin
 	privileged bool           // may give files away
+	idOf       account        // by name
+	nameOf     account        // by number
 
 	mu    sync.Mutex
 	names map[ownerKey]string
-	ids   map[string]int
+	ids   map[nameKey]int
 	since time.Time
 }
 
 type ownerKey struct {
 	group bool
 	id    int
+}
+
+type nameKey struct {
+	group bool
+	name  string
 }
 
 // ownerMemory is for how long a look-up in the user database is believed.
@@ -60,34 +67,51 @@ func parseOwner(text string) (*durable.Owner, error) {
 	return &o, err
 }
 
-func (o *owners) user(uid int) string {
-	return o.name(ownerKey{false, uid}, func(id string) (string, error) {
-		u, err := user.LookupId(id)
+// account looks somebody up in the user database, by name or by number: a group or a user.
+type account func(group bool, who string) (string, error)
+
+func idOf(group bool, name string) (string, error) {
+	if group {
+		g, err := user.LookupGroup(name)
 		if err != nil {
 			return "", err
 		}
-		return u.Username, nil
-	})
+		return g.Gid, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return "", err
+	}
+	return u.Uid, nil
 }
 
-func (o *owners) group(gid int) string {
-	return o.name(ownerKey{true, gid}, func(id string) (string, error) {
+func nameOf(group bool, id string) (string, error) {
+	if group {
 		g, err := user.LookupGroupId(id)
 		if err != nil {
 			return "", err
 		}
 		return g.Name, nil
-	})
+	}
+	u, err := user.LookupId(id)
+	if err != nil {
+		return "", err
+	}
+	return u.Username, nil
 }
 
-func (o *owners) name(key ownerKey, lookup func(id string) (string, error)) string {
+func (o *owners) user(uid int) string { return o.name(ownerKey{false, uid}) }
+
+func (o *owners) group(gid int) string { return o.name(ownerKey{true, gid}) }
+
+func (o *owners) name(key ownerKey) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.refreshLocked()
 	if name, ok := o.names[key]; ok {
 		return name
 	}
-	name, err := lookup(strconv.Itoa(key.id))
+	name, err := o.nameOf(key.group, strconv.Itoa(key.id))
 	if err != nil {
 		name = strconv.Itoa(key.id)
 	}
@@ -95,9 +119,16 @@ func (o *owners) name(key ownerKey, lookup func(id string) (string, error)) stri
 	return name
 }
 
+// forget has names looked up anew: somebody may have made the account that was missing.
+func (o *owners) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.names = nil
+}
+
 func (o *owners) refreshLocked() {
 	if o.names == nil || time.Since(o.since) > ownerMemory {
-		o.names, o.ids, o.since = map[ownerKey]string{}, map[string]int{}, time.Now()
+		o.names, o.ids, o.since = map[ownerKey]string{}, map[nameKey]int{}, time.Now()
 	}
 }
 
@@ -106,26 +137,17 @@ func (o *owners) wanted(owner, group string) durable.Owner {
 	if o.policy != nil {
 		return *o.policy
 	}
-	return durable.Owner{
-		UID: o.id("u:"+owner, owner, func() (string, error) {
-			u, err := user.Lookup(owner)
-			if err != nil {
-				return "", err
-			}
-			return u.Uid, nil
-		}),
-		GID: o.id("g:"+group, group, func() (string, error) {
-			g, err := user.LookupGroup(group)
-			if err != nil {
-				return "", err
-			}
-			return g.Gid, nil
-		}),
-	}
+	return o.named(owner, group)
 }
 
-// unknown says which of these names means nobody on this node, nil if none does or nobody asks.
-func (o *owners) unknown(owner, group string) error {
+// named returns who these names mean on this node; -1 where that is nobody.
+func (o *owners) named(owner, group string) durable.Owner {
+	return durable.Owner{UID: o.id(false, owner), GID: o.id(true, group)}
+}
+
+// unknown says which of the names of a file or directory means nobody on this node, nil if none does or nobody asks.
+func (o *owners) unknown(c index.Content) error {
+	owner, group, _ := namesOf(c)
 	switch w := o.wanted(owner, group); {
 	case w.UID < 0 && owner != "":
 		return fmt.Errorf("there is no user %q on this node: it belongs to the agent's; create the user, or set the directory's owner", owner)
@@ -135,15 +157,16 @@ func (o *owners) unknown(owner, group string) error {
 	return nil
 }
 
-func (o *owners) id(key, name string, lookup func() (string, error)) int {
+func (o *owners) id(group bool, name string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.refreshLocked()
+	key := nameKey{group, name}
 	if id, ok := o.ids[key]; ok {
 		return id
 	}
 	id := -1
-	if text, err := lookup(); err == nil {
+	if text, err := o.idOf(group, name); err == nil {
 		id, err = strconv.Atoi(text)
 		if err != nil {
 			id = -1

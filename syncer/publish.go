@@ -248,7 +248,7 @@ func (d *Directory) placeOwnLocked(e *index.Entry, staged string, dirs map[index
 	if err != nil {
 		return err
 	}
-	d.rememberSightLocked(e.Path)
+	d.rememberWrittenLocked(e)
 	return nil
 }
 
@@ -399,7 +399,7 @@ func (d *Directory) Rescan(ctx context.Context) error {
 		case <-moment.C:
 		case <-changed:
 		case <-d.ended:
-			return errEnded
+			return d.whyEnded()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -409,13 +409,21 @@ func (d *Directory) Rescan(ctx context.Context) error {
 
 var errEnded = errors.New("the agent is ending or taking a new configuration; try again")
 
+// whyEnded says why nobody looks any more. After what matches ErrRejoin another Syncer is about to be there, whatever directory it was that began anew.
+func (d *Directory) whyEnded() error {
+	if d.anew.Load() {
+		return fmt.Errorf("%w; try again in a moment", ErrRejoin)
+	}
+	return errEnded
+}
+
 // inspect has everything read again and hands it to do, under the lock. See inspection for decides.
 func (d *Directory) inspect(ctx context.Context, decides bool, do func(*survey) []index.Path) error {
 	i := inspection{decides: decides, do: do, done: make(chan error, 1)}
 	select {
 	case d.inspections <- i:
 	case <-d.ended:
-		return errEnded
+		return d.whyEnded()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

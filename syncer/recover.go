@@ -37,11 +37,12 @@ func (d *Directory) recoverLocked() error {
 			d.r.scope.Rehash(e)
 		}
 		l.job = &job{entries: o.Entries}
-		plan := d.r.plan(l.job)
+		plan := d.r.planAnew(l.job)
 		whole := !slices.ContainsFunc(plan, func(step index.Step) bool { return !d.stagedLocked(l, step) && !d.takenLocked(step) })
 		for _, step := range plan {
 			if taken := d.takenLocked(step); taken {
 				l.dirs[step.Entry.Path.Parent()] = true
+				d.rememberWrittenLocked(step.Entry) // not given to its owner yet, perhaps
 			} else if !whole {
 				continue
 			} else if err := d.stepLocked(l, step); err != nil {

@@ -70,6 +70,38 @@ func (r *replica) isInDoubt(c index.Change) bool {
 	return is
 }
 
+// undoubtLocked looks whether the disk still has what is in doubt and the fleet turns out to have.
+func (d *Directory) undoubtLocked(j *job) {
+	for _, e := range j.entries {
+		doubted, is := d.r.doubt.content[e.Path]
+		if !is || e.Deleted() {
+			continue
+		}
+		if s, err := d.disk.look(e.Path); err != nil || !d.isContentLocked(e.Path, doubted, s) {
+			delete(d.r.doubt.content, e.Path)
+		}
+	}
+}
+
+// noteUndoubted makes of the steps to what is in doubt, and turns out to be what the fleet has, no more than it takes: it stays as it is, and there is
+// nothing to be kept. See undoubtLocked.
+func (r *replica) noteUndoubted(plan index.Plan) {
+	for i, s := range plan {
+		is, doubted := r.doubt.content[s.Entry.Path]
+		if !doubted || s.Old != nil {
+			continue
+		}
+		have, _ := is.(index.File)
+		want, file := s.Entry.Content.(index.File)
+		switch {
+		case s.Action == index.PutFile && file && is == s.Entry.Content, s.Action == index.PutLink && is == s.Entry.Content:
+			plan[i].Action = index.Note
+		case s.Action == index.PutFile && have.Digest == want.Digest && is == index.Content(have):
+			plan[i].Action = index.SetMode
+		}
+	}
+}
+
 // endDoubt judges what was in doubt, once this node holds all that it had to learn: what the fleet does not have, it has deleted.
 func (r *replica) endDoubt() {
 	if len(r.doubt.content) == 0 || !r.x.Held().Covers(r.doubt.until) || len(r.jobs) > 0 {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
 	"certswarm/syncer/index"
 	"certswarm/syncer/wire"
@@ -30,15 +31,15 @@ type rules struct {
 	key       ed25519.PublicKey
 	sign      func(message []byte) []byte
 	scope     wire.Scope
-	members   func() []fleet.NodeID     // who is to have the directory, this node included
-	mayWrite  func(fleet.NodeID) bool   // who may originate changes
-	mayLease  func(fleet.NodeID) bool   // who may originate changes under a lease epoch
-	nameOf    func(fleet.NodeID) string // for sentences
-	reserved  func(index.Path) bool     // paths that somebody else on this node puts in place
-	precious  func(index.Path) bool     // paths that nobody but the holder of the lease may take away; nil: none
-	same      func(known, found index.Content) bool
-	maxFile   int64 // bytes
-	maxDelete int   // per cent
+	members   func() []fleet.NodeID                 // who is to have the directory, this node included
+	mayWrite  func(fleet.NodeID) bool               // who may originate changes
+	mayLease  func(fleet.NodeID) bool               // who may originate changes under a lease epoch
+	nameOf    func(fleet.NodeID) string             // for sentences
+	reserved  func(index.Path) bool                 // paths that somebody else on this node puts in place
+	precious  func(index.Path) bool                 // paths that nobody but the holder of the lease may take away; nil: none
+	same      func(known, found index.Content) bool // owners that are nobody's wish are as they are known by then
+	maxFile   int64                                 // bytes
+	maxDelete int                                   // per cent
 }
 
 // replica is one node's part in the replication of one directory, as a state machine without effects: what it is told comes
@@ -54,12 +55,14 @@ type replica struct {
 	durable index.Summary
 	dirty   map[index.Path]bool // entries that the disk does not have as the index has them
 	loose   map[index.Path]loose
-	raised  bool    // the summary grew since it was last taken to disk
-	covers  []cover // numbers that are here but follow on some that are not yet
-	peers   map[fleet.NodeID]*view
-	gone    map[fleet.NodeID]index.Summary // what peers that are not connected any more held when they were; for status alone
-	jobs    []*job
-	keys    map[fleet.NodeID]ed25519.PublicKey
+	// As whose things stand here in place of whom they name; see standIn.
+	stopgaps map[index.Path]durable.Owner
+	raised   bool    // the summary grew since it was last taken to disk
+	covers   []cover // numbers that are here but follow on some that are not yet
+	peers    map[fleet.NodeID]*view
+	gone     map[fleet.NodeID]index.Summary // what peers that are not connected any more held when they were; for status alone
+	jobs     []*job
+	keys     map[fleet.NodeID]ed25519.PublicKey
 
 	fresh  bool // nothing was ever scanned in this incarnation: what is found was only found
 	seeded bool // the start-up scan is done
@@ -118,6 +121,7 @@ func newReplica(r rules) *replica {
 		forgotten:  index.Summary{},
 		dirty:      map[index.Path]bool{},
 		loose:      map[index.Path]loose{},
+		stopgaps:   map[index.Path]durable.Owner{},
 		lacks:      map[index.Path]bool{},
 		peers:      map[fleet.NodeID]*view{},
 		gone:       map[fleet.NodeID]index.Summary{},

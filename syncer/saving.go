@@ -3,12 +3,14 @@ package syncer
 import (
 	"time"
 
+	"certswarm/internal/durable"
+	"certswarm/syncer/index"
 	"certswarm/syncer/state"
 )
 
 // takeDirty hands over what is to be persisted; persisted is told when it is.
 func (r *replica) takeDirty() state.Changes {
-	var c state.Changes
+	c := state.Changes{Stopgaps: map[index.Path]durable.Owner{}}
 	for p := range r.dirty {
 		e := r.x.Lookup(p)
 		if known, is := r.loose[p]; is {
@@ -18,6 +20,11 @@ func (r *replica) takeDirty() state.Changes {
 			c.Put = append(c.Put, e)
 		} else {
 			c.Remove = append(c.Remove, p)
+		}
+		if now := r.x.Live(p); now == nil && r.doubt.content[p] == nil {
+			delete(r.stopgaps, p)
+		} else if owner, stands := r.stopgaps[p]; stands {
+			c.Stopgaps[p] = owner
 		}
 	}
 	clear(r.dirty)

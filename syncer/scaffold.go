@@ -15,6 +15,7 @@ import (
 // by itself would be taken for a change made here. Those that are part of the job are made as they are to be, others are
 // scaffolding. It returns the plan for what is left.
 func (d *Directory) prepareLocked(l *landing) (index.Plan, error) {
+	d.undoubtLocked(l.job)
 	dirs := d.directoriesLocked(l)
 	if len(dirs) > 0 && !l.isRevert() {
 		if _, err := d.observeTouchedLocked(l, dirs); err != nil {

@@ -101,8 +101,8 @@ func (d *Directory) stageOne(root *durable.Root, e *index.Entry, token string, c
 		v.Kind, v.Target = durable.Symlink, c.Target
 	}
 	warn, err = root.Stage(e.Path.String(), token, v, content)
-	if f, file := e.Content.(index.File); file && warn == nil && err == nil {
-		warn = d.disk.owners.unknown(f.Owner, f.Group)
+	if warn == nil && err == nil {
+		warn = d.disk.owners.unknown(e.Content)
 	}
 	return warn, err
 }

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"certswarm/internal/durable"
 	"certswarm/internal/fleet"
@@ -36,6 +37,7 @@ type Config struct {
 type Syncer struct {
 	Config
 	directories []*Directory // in the order of the configuration; fixed by Open
+	anew        atomic.Bool  // one of them begins anew, and so they all end
 }
 
 // Open loads the directories and compares each with its disk. On an error nothing is left open.

@@ -325,7 +325,7 @@ func (a *Agent) inHouse(ctx context.Context, do func(*house) error) error {
 	for {
 		h := a.house.Load()
 		err := do(h)
-		if err == nil || !h.left.Load() {
+		if err == nil || !h.left.Load() && !errors.Is(err, syncer.ErrRejoin) { // then it is about to be left
 			return err
 		}
 		for a.house.Load() == h {

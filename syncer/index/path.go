@@ -116,12 +116,34 @@ func (p Path) Escapes(target string) bool {
 	return false
 }
 
-// Resolve returns where a symbolic link at p with this target points, taken as text; false where it leads out of the root
-// or to the root itself.
+// Resolve returns where a symbolic link at p with this target points, taken as text; false where it leads out of the root, to the root itself, or
+// to where no Path does.
 func (p Path) Resolve(target string) (Path, bool) {
-	if p.Escapes(target) {
-		return Path{}, false
-	}
-	to, err := ParsePath(path.Join(p.Parent().text, target))
+	to, err := p.Follow(target)
 	return to, err == nil
+}
+
+// The errors of Follow, but for those of ParsePath.
+var (
+	ErrEscapes = errors.New("it leaves the directory")
+	ErrToRoot  = errors.New("it leads to the replicated directory itself")
+)
+
+// Follow is Resolve, and says why a link leads nowhere.
+func (p Path) Follow(target string) (Path, error) {
+	if len(target) > MaxPath {
+		return Path{}, fmt.Errorf("its target has %d bytes; the limit is %d", len(target), MaxPath)
+	}
+	if p.Escapes(target) {
+		return Path{}, ErrEscapes
+	}
+	to := path.Join(p.Parent().text, target)
+	if to == "." || to == "" {
+		return Path{}, ErrToRoot
+	}
+	at, err := ParsePath(to)
+	if err != nil {
+		return Path{}, fmt.Errorf("it leads to %w", err)
+	}
+	return at, nil
 }

@@ -141,3 +141,24 @@ func TestLinksThatEscape(t *testing.T) {
 		}
 	}
 }
+
+func TestWhyALinkLeadsNowhere(t *testing.T) {
+	for target, want := range map[string]string{
+		"":                             "leaves the directory",
+		"../../a":                      "leaves the directory",
+		"..":                           "the replicated directory itself",
+		".":                            "",
+		"b":                            "",
+		strings.Repeat("d/", MaxDepth): "65 directories deep",
+		strings.Repeat("n", 300):       "a name of 300 bytes",
+		strings.Repeat("n/../", 300):   "its target has 1500 bytes",
+	} {
+		_, err := MustPath("a/link").Follow(target)
+		if err == nil != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("to %q: %v, not %q", target, err, want)
+		}
+		if _, inside := MustPath("a/link").Resolve(target); inside != (err == nil) {
+			t.Errorf("Resolve says otherwise of %q", target)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +53,7 @@ var (
 	bucketDoubted   = []byte("doubted")   // as entries, of a life before
 	bucketUntil     = []byte("until")     // origin -> seq; see doubt
 	bucketKeys      = []byte("keys")      // node id -> public key
+	bucketStopgaps  = []byte("stopgaps")  // path -> uid, gid
 
 	keyIncarnation = []byte("incarnation")
 	keySeeded      = []byte("seeded") // the first scan of the incarnation was saved
@@ -179,6 +181,7 @@ type Memory struct {
 	Until       index.Summary                // it is in doubt before this is held
 	Rejoined    time.Time                    // when that life ended; zero: it was the first
 	Keys        map[fleet.NodeID]ed25519.PublicKey
+	Stopgaps    map[index.Path]durable.Owner // as whose something stands that does not belong to whom it names; nil: that was not remembered yet
 }
 
 // Changes are what the file lacks.
@@ -189,6 +192,8 @@ type Changes struct {
 
 	Forgotten index.Summary
 	Doubtless bool // nothing is in doubt any more
+
+	Stopgaps map[index.Path]durable.Owner // of the paths that are put or removed: others of them have none
 }
 
 // Empty reports whether there are none.
@@ -230,7 +235,7 @@ func (s *Store) load(scope wire.Scope) (Memory, error) {
 func (s *Store) begin(incarnation uint64) error {
 	ceiling := s.ceiling + seqBlock
 	err := s.update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketState, bucketEntries, bucketHeld, bucketForgotten, bucketDoubted, bucketUntil, bucketKeys} {
+		for _, name := range [][]byte{bucketState, bucketEntries, bucketHeld, bucketForgotten, bucketDoubted, bucketUntil, bucketKeys, bucketStopgaps} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -251,7 +256,7 @@ func (m *Memory) read(tx *bbolt.Tx, scope wire.Scope) error {
 			return errRecord
 		}
 	}
-	err := readSummary(tx.Bucket(bucketHeld), m.Held)
+	err := errors.Join(readSummary(tx.Bucket(bucketHeld), m.Held), m.readStopgaps(tx.Bucket(bucketStopgaps)))
 	if err == nil && tx.Bucket(bucketDoubted) != nil { // else it was made before there was such a thing
 		err = errors.Join(readSummary(tx.Bucket(bucketForgotten), m.Forgotten), readSummary(tx.Bucket(bucketUntil), m.Until),
 			tx.Bucket(bucketDoubted).ForEach(func(k, v []byte) error {
@@ -342,6 +347,9 @@ func (s *Store) Save(c Changes, keys map[fleet.NodeID]ed25519.PublicKey) error {
 				return err
 			}
 		}
+		if err := c.putStopgaps(tx); err != nil {
+			return err
+		}
 		err := errors.Join(putSummary(tx.Bucket(bucketHeld), c.Held), putSummary(tx.Bucket(bucketForgotten), c.Forgotten))
 		if err == nil && c.Doubtless {
 			err = empty(tx, bucketDoubted, bucketUntil)
@@ -361,6 +369,44 @@ func (s *Store) Save(c Changes, keys map[fleet.NodeID]ed25519.PublicKey) error {
 		return fmt.Errorf("the state database %s cannot be written: %w", s.Path(), err)
 	}
 	return nil
+}
+
+// putStopgaps makes those of the changed paths what they are now.
+func (c Changes) putStopgaps(tx *bbolt.Tx) error {
+	stopgaps, err := tx.CreateBucketIfNotExists(bucketStopgaps) // where begin found no room
+	if err != nil {
+		return err
+	}
+	paths := slices.Clone(c.Remove)
+	for _, e := range c.Put {
+		paths = append(paths, e.Path)
+	}
+	for _, p := range paths {
+		if o, stands := c.Stopgaps[p]; stands {
+			err = stopgaps.Put([]byte(p.String()), binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, uint32(o.UID)), uint32(o.GID)))
+		} else {
+			err = stopgaps.Delete([]byte(p.String()))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Memory) readStopgaps(from *bbolt.Bucket) error {
+	if from == nil {
+		return nil
+	}
+	m.Stopgaps = map[index.Path]durable.Owner{}
+	return from.ForEach(func(k, v []byte) error {
+		p, err := index.ParsePath(string(k))
+		if err != nil || len(v) != 8 {
+			return errors.Join(errRecord, err)
+		}
+		m.Stopgaps[p] = durable.Owner{UID: int(binary.BigEndian.Uint32(v)), GID: int(binary.BigEndian.Uint32(v[4:]))}
+		return nil
+	})
 }
 
 // Rejoin begins a new incarnation, which knows nothing but what is in doubt until it holds enough.

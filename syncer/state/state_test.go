@@ -1,6 +1,7 @@
 package state
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"certswarm/internal/durable"
 	"certswarm/syncer/index"
 	"certswarm/syncer/wire"
+
+	"go.etcd.io/bbolt"
 )
 
 func open(t *testing.T, root *durable.Root) (*Store, Memory) {
@@ -119,6 +122,55 @@ func TestAStateThatBeginsAnew(t *testing.T) {
 	if len(m.Doubted)+len(m.Until) > 0 {
 		t.Errorf("still in doubt are %+v", m.Doubted)
 	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// As whose things stand is remembered for as long as they do, also over a life that ended; a file from before there was such a thing says nothing of it.
+func TestStopgapsAreRemembered(t *testing.T) {
+	root := newRoot(t)
+	s, _ := open(t, root)
+	known := written(3)
+	owner := durable.Owner{UID: 4242, GID: 1 << 30}
+	stopgaps := func(paths ...index.Path) map[index.Path]durable.Owner {
+		out := map[index.Path]durable.Owner{}
+		for _, p := range paths {
+			out[p] = owner
+		}
+		return out
+	}
+	save := func(c Changes) {
+		t.Helper()
+		if err := s.Save(c, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(want map[index.Path]durable.Owner) {
+		t.Helper()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var m Memory
+		if s, m = open(t, root); !maps.Equal(m.Stopgaps, want) || (m.Stopgaps == nil) != (want == nil) {
+			t.Errorf("%v are remembered, not %v", m.Stopgaps, want)
+		}
+	}
+	a, b, c := known[0].Path, known[1].Path, known[2].Path
+	save(Changes{Put: known, Stopgaps: stopgaps(a, b, c)})
+	expect(stopgaps(a, b, c))
+	save(Changes{Put: known[:1], Remove: []index.Path{b}})
+	expect(stopgaps(c))
+	if err := s.Rejoin(nil, nil, time.Unix(1e9, 0)); err != nil {
+		t.Fatal(err)
+	}
+	expect(stopgaps(c))
+	if err := s.db.Update(func(tx *bbolt.Tx) error { return tx.DeleteBucket(bucketStopgaps) }); err != nil {
+		t.Fatal(err)
+	}
+	expect(nil)
+	save(Changes{Put: known, Stopgaps: stopgaps(b)})
+	expect(stopgaps(b))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
