@@ -12,6 +12,7 @@ import (
 	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
 	"certswarm/internal/fleet"
+	"certswarm/internal/lease"
 	"certswarm/internal/peer"
 )
 
@@ -77,8 +78,17 @@ var errLeft = errors.New("this node is taking another configuration")
 // errNobody says that there is no holder to ask.
 var errNobody = errors.New("nobody holds the lease, so that nobody may ask the CA: certswarm lease show")
 
+// nextIsDue reports whether there was a holder a moment ago, so that there will be another one soon: a takeover takes about the ttl.
+func (h *house) nextIsDue(view lease.View) bool {
+	last := view.Renewed
+	if last.IsZero() {
+		last = h.built
+	}
+	return time.Since(last) < 2*time.Duration(h.cfg.Lease.TTL)
+}
+
 // askHolder asks whoever holds the lease, and if that ends or moves in the middle, whoever holds it next. Where nobody holds it that is an
-// error, unless something is under way already that the next holder will go on with.
+// error, unless the next holder is about to be found, or something is under way already that it will go on with.
 func askHolder[Q, A any](ctx context.Context, h *house, d desk[Q, A], q Q, underWay bool, tell func(control.Progress)) (signedOff[A], error) {
 	for {
 		view := h.elector.View()
@@ -86,7 +96,7 @@ func askHolder[Q, A any](ctx context.Context, h *house, d desk[Q, A], q Q, under
 		switch {
 		case h.left.Load():
 			return signedOff[A]{}, errLeft
-		case view.Holder.IsZero() && !view.HeldHere && !underWay:
+		case view.Holder.IsZero() && !view.HeldHere && !underWay && !h.nextIsDue(view):
 			return signedOff[A]{}, errNobody
 		case view.Holder.IsZero() && !view.HeldHere:
 			why = "nobody holds the lease: waiting for the next holder"

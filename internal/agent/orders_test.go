@@ -277,3 +277,30 @@ func TestAnIssuerThatDiesHoldsUpNoJournal(t *testing.T) {
 		})
 	}
 }
+
+// Between two holders there is nobody for a moment. Who asks then waits for the next one, and for no longer than that takes.
+func TestWhoAsksDuringATakeoverWaits(t *testing.T) {
+	for _, comes := range []bool{true, false} {
+		ca := &mute{}
+		ca.fails.Store(true)
+		synctest.Test(t, func(t *testing.T) {
+			f := withOrders(t, testnet.Options{Nodes: 2, Roles: []string{"issuer", "member"}}, ca)
+			f.Stop(0)
+			f.Advance(35 * time.Second) // until then it may still be there
+			asked := obtain(t.Context(), f.Agent(1), control.Order{Name: www, Renew: true})
+			f.Advance(10 * time.Second)
+			if asked.ended.Load() || !asked.heard("waiting for the next holder") {
+				t.Fatalf("it heard %q, %v", asked.told, asked.err)
+			}
+			why := "nobody holds the lease"
+			if comes {
+				f.Start(0)
+				why = "there is no CA here"
+			}
+			f.Advance(2 * time.Minute)
+			if !asked.ended.Load() || asked.err == nil || !strings.Contains(asked.err.Error(), why) {
+				t.Errorf("it heard %q, %v", asked.told, asked.err)
+			}
+		})
+	}
+}
