@@ -46,7 +46,7 @@ func nothingKept(h control.History) string {
 	switch {
 	case h.Path == "" && len(h.Paths) == 0:
 		return fmt.Sprintf("Nothing in %s was replaced or deleted on this node by another one.", printable(h.Directory))
-	case h.Path != "" && len(h.Versions) == 0:
+	case h.Path != "" && len(h.Versions)+len(h.Paths) == 0:
 		return fmt.Sprintf("This node has no earlier version of %s. A node keeps what others replaced or deleted on it: ask another one.", printable(h.Directory+"/"+h.Path))
 	}
 	return ""
@@ -55,7 +55,7 @@ func nothingKept(h control.History) string {
 // renderHistory is the page of `history`.
 func renderHistory(h control.History, now time.Time, look look) string {
 	p := page{look: look}
-	if h.Path == "" {
+	if len(h.Versions) == 0 {
 		rows := [][]cell{header("PATH", "VERSIONS", "LATEST REPLACED")}
 		for _, kept := range h.Paths {
 			rows = append(rows, []cell{text(kept.Path), text(strconv.Itoa(kept.Versions)), text(ago(kept.Replaced, now, ""))})

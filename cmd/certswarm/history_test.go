@@ -28,6 +28,8 @@ func (d *scripted) History(_ context.Context, directory, path string) (control.H
 		return control.History{}, fmt.Errorf("there is no directory %q", directory)
 	case path == "":
 		h.Paths = control.List[control.KeptPath]{{Path: "a.pem", Versions: 2}, {Path: "b\x1b", Versions: 1}}
+	case path == "gone":
+		h.Paths = control.List[control.KeptPath]{{Path: "gone/c.pem", Versions: 3}}
 	case path == "a.pem":
 		h.Versions = control.List[control.Version]{{
 			Version: keptVersion, Replaced: control.At(time.Now().Add(-2 * time.Hour)), Size: 8, Digest: "0123456789ab", Mode: "0640", Owner: "root:ssl",
@@ -65,6 +67,7 @@ func TestHistoryAndItsCommands(t *testing.T) {
 		"history --directory certs a.pem":             {0, keptVersion + "  2 h ago   8 bytes  0640  root:ssl  0123456789ab  abc, expires in 2 days, a.example.com", ""},
 		"history a.pem":                               {0, "link     -     -         -             -> b.pem", ""},
 		"history a.pem --json":                        {0, `"serial": "abc"`, ""},
+		"history gone":                                {0, "PATH        VERSIONS  LATEST REPLACED\ngone/c.pem  3", ""},
 		"history b.pem":                               {0, "", "This node has no earlier version of certs/b.pem. "},
 		"history --directory fresh":                   {0, "", "Nothing in fresh was replaced or deleted on this node by another one.\n"},
 		"history --directory fresh --json":            {0, `"paths": []`, ""},

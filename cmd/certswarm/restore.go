@@ -100,5 +100,8 @@ func copyOut(ctx context.Context, c *cli.Context) error {
 	if version != "" {
 		return fail(1, "this node has no version %s of %s/%s: certswarm history", version, history.Directory, history.Path)
 	}
+	if len(history.Paths) > 0 {
+		return fail(1, "%s/%s is no file of which there is an earlier version, and below it there are: certswarm history %s", history.Directory, history.Path, history.Path)
+	}
 	return fail(1, "this node has no earlier version of %s/%s; ask another one: certswarm history there", history.Directory, history.Path)
 }

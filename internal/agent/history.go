@@ -78,6 +78,17 @@ func asShown(d *syncer.Directory, p index.Path) index.Path {
 	return p
 }
 
+// keptBelow lists what is kept below a directory, which need not be there any more.
+func keptBelow(d *syncer.Directory, dir index.Path) (out control.List[control.KeptPath], err error) {
+	paths, err := d.KeptPaths()
+	for _, k := range paths {
+		if dir.IsZero() || k.Path.Under(dir) {
+			out = append(out, control.KeptPath{Path: printable(k.Path.String()), Versions: k.Versions, Replaced: control.At(k.Newest)})
+		}
+	}
+	return out, err
+}
+
 func (h *house) history(directory, file string) (control.History, error) {
 	d, p, err := h.locate(directory, file)
 	if err != nil {
@@ -85,13 +96,13 @@ func (h *house) history(directory, file string) (control.History, error) {
 	}
 	out := control.History{Directory: d.Name, Path: printable(p.String())}
 	if p.IsZero() {
-		paths, err := d.KeptPaths()
-		for _, k := range paths {
-			out.Paths = append(out.Paths, control.KeptPath{Path: printable(k.Path.String()), Versions: k.Versions, Replaced: control.At(k.Newest)})
-		}
+		out.Paths, err = keptBelow(d, p)
 		return out, err
 	}
 	kept, err := d.History(p)
+	if err == nil && len(kept) == 0 { // a directory that was deleted, say: it is what was in it that is kept
+		out.Paths, err = keptBelow(d, p)
+	}
 	if err != nil {
 		return control.History{}, fmt.Errorf("the archive of %s cannot be read: %w", d.Name, err)
 	}

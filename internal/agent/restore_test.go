@@ -145,6 +145,14 @@ func TestHistoryTellsOfFilesAndNeverWhatIsSecret(t *testing.T) {
 				t.Errorf("%+v", k)
 			}
 		}
+		f.Mkdir(0, "dir")
+		f.Write(0, "dir/in/it", "x")
+		f.Settle()
+		f.Remove(0, "dir/in/it", "dir/in", "dir")
+		f.Advance(20 * time.Second)
+		if below := historyOf(t, f, 1, "dir"); below.Path != "dir" || len(below.Versions) != 0 || len(below.Paths) != 1 || below.Paths[0].Path != "dir/in/it" {
+			t.Errorf("of a directory that is gone: %+v", below)
+		}
 		if slices.Sort(paths); !slices.Equal(paths, []string{"%FF", "a.crt", "a.key", "link"}) || all.Directory != "certs" || len(all.Versions) != 0 {
 			t.Errorf("%+v", all)
 		}

@@ -6,7 +6,7 @@ type History struct {
 	Directory string         `json:"directory"`
 	Path      string         `json:"path"`     // percent-encoded where not UTF-8; "" when none was asked for
 	Versions  List[Version]  `json:"versions"` // of Path, newest first
-	Paths     List[KeptPath] `json:"paths"`    // when no path was asked for
+	Paths     List[KeptPath] `json:"paths"`    // when no path was asked for, or one below which something is kept
 }
 
 // Version is one earlier version of a path.
