@@ -42,7 +42,7 @@ func attemptsCommand() *cli.Command {
 // renderAttempts is the page of `cert history`.
 func renderAttempts(a control.Attempts, now time.Time, look look) string {
 	p := page{look: look}
-	rows := [][]cell{header("STARTED", "NODE", "EPOCH", "WHY", "OUTCOME", "SERIAL", "EXPIRES")}
+	rows := [][]cell{header("STARTED", "NODE", "EPOCH", "WHY", "SERIAL", "EXPIRES", "OUTCOME")} // the CA's reasons can be long
 	for _, at := range a.Attempts {
 		expires := cell{text: "-"}
 		if !at.NotAfter.IsZero() {
@@ -50,7 +50,7 @@ func renderAttempts(a control.Attempts, now time.Time, look look) string {
 		}
 		rows = append(rows, []cell{
 			text(at.Started.Format(time.RFC3339)), orDash(whoTried(at)), orDash(at.Epoch.String()), orDash(at.Reason),
-			outcomeOf(at, now), orDash(at.Serial), expires,
+			orDash(at.Serial), expires, outcomeOf(at, now),
 		})
 	}
 	p.table("", rows...)
