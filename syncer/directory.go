@@ -266,7 +266,7 @@ func (d *Directory) remember(s *Syncer) error {
 	for o, seq := range m.Held {
 		d.r.x.Hold(o, seq)
 	}
-	d.r.begun, d.r.forgotten, d.r.doubt, d.r.rejoined = m.Seq, m.Forgotten, doubt{m.Doubted, m.Until}, m.Rejoined
+	d.r.begun, d.r.forgotten, d.r.doubt, d.r.rejoined, d.r.older = m.Seq, m.Forgotten, doubt{m.Doubted, m.Until}, m.Rejoined, m.Older
 	maps.Copy(d.r.keys, m.Keys)
 	maps.Copy(d.r.stopgaps, m.Stopgaps)
 	d.forgetful = m.Stopgaps == nil

@@ -164,8 +164,8 @@ func (s *survey) isGone(p index.Path, looked, listed map[index.Path]bool) bool {
 	return false
 }
 
-// textRejoined is said for a while after ErrRejoin.
-const textRejoined = "the state database was older than what the fleet remembers: it is that of an earlier day, or this node was away for long; " +
+// textOlder is said for a while after ErrRejoin, where it is certain that it was not for having been away.
+const textOlder = "the state database was that of an earlier day: the others hold changes of this node that it did not know of; " +
 	"it has joined anew, and what the fleet deleted meanwhile is in the archive; nothing is to be done"
 
 func setOfPaths(paths []index.Path) map[index.Path]bool {
@@ -225,8 +225,8 @@ func (d *Directory) faultsLocked(now time.Time) []Fault {
 			out = append(out, *f)
 		}
 	}
-	if now.Sub(d.r.rejoined).Abs() < damageMemory {
-		out = append(out, Fault{Code: StateDamaged, Since: d.r.rejoined, Text: textRejoined})
+	if d.r.older && now.Sub(d.r.rejoined).Abs() < damageMemory {
+		out = append(out, Fault{Code: StateDamaged, Since: d.r.rejoined, Text: textOlder})
 	}
 	if d.r.halt != "" {
 		out = append(out, Fault{Code: DirectoryHalted, Since: d.r.haltedAt, Text: d.r.halt})

@@ -26,6 +26,7 @@ const rejoinInterval = time.Hour
 type outdated struct {
 	until  index.Summary // what the peer holds that told of it: until this is held, nothing is known
 	before uint64        // numbers of this node's own above this were given since the start, and are nobody's but its
+	older  bool          // it has given numbers of which it does not know: its state is that of an earlier day. Else it may as well have been away
 }
 
 // doubt is files that are in doubt.
@@ -46,6 +47,12 @@ func (r *replica) isOutdated(now time.Time, from fleet.NodeID, g wire.Greeting) 
 		}
 	}
 	return g.Held[r.self] > r.seq
+}
+
+// isOlder reports whether what a peer holds of this node is what this node does not know that it wrote: its state was put back to an earlier day. Numbers
+// that it has given in this run the peer can have only if it, or somebody else, was met before.
+func (r *replica) isOlder(held uint64) bool {
+	return held > r.seq || held > r.begun && len(r.peers)+len(r.gone) == 0
 }
 
 // inDoubt returns the entries of which the others knew. What was written since the start under numbers that may have been given before is not
@@ -146,5 +153,5 @@ func (d *Directory) rejoin() error {
 	defer d.mu.Unlock()
 	entries := d.r.inDoubt(*d.r.outdated)
 	d.log.Warn("this node begins anew: what it knew is older than what the fleet still remembers", "in_doubt", len(entries))
-	return errors.Join(ErrRejoin, d.store.Rejoin(entries, d.r.outdated.until, time.Now()))
+	return errors.Join(ErrRejoin, d.store.Rejoin(entries, d.r.outdated.until, d.r.outdated.older, time.Now()))
 }

@@ -88,7 +88,7 @@ func TestWhoWaitsIsToldThatANodeBeginsAnew(t *testing.T) {
 func begunAnew(t *testing.T, d *Directory, contents map[string]index.Content) {
 	t.Helper()
 	arrive(t, d, contents)
-	d.r.outdated = &outdated{until: d.r.x.Held().Clone()}
+	d.r.outdated = &outdated{until: d.r.x.Held().Clone(), older: true}
 	d.r.outdated.until[index.Origin{Node: fleet.NodeID{7}, Incarnation: 1}] += 99
 	if err := errors.Join(d.persist(), d.rejoin()); !errors.Is(err, ErrRejoin) {
 		t.Fatal(err)
@@ -208,5 +208,26 @@ func TestWhatIsInDoubtIsLookedForOnceMore(t *testing.T) {
 	arrive(t, d, contents())
 	if _, err := os.Lstat(gone); err != nil || len(d.r.deletes) > 0 {
 		t.Errorf("%v, %v are deleted", err, d.r.deletes)
+	}
+}
+
+// The others hold changes of this node which it does not know that it made: that is told. It may as well have been away: that is not.
+func TestAnOlderStateIsToldFromHavingBeenAway(t *testing.T) {
+	for name, c := range map[string]struct {
+		held, begun, seq uint64
+		met, older       bool
+	}{
+		"nothing that it does not know":            {5, 5, 9, false, false},
+		"numbers that it has not given":            {10, 5, 9, true, true},
+		"numbers that it gives just now":           {7, 5, 9, false, true},
+		"numbers that it gave, and somebody heard": {7, 5, 9, true, false},
+	} {
+		r := &replica{begun: c.begun, seq: c.seq, peers: map[fleet.NodeID]*view{}, gone: map[fleet.NodeID]index.Summary{}}
+		if c.met {
+			r.gone[fleet.NodeID{7}] = nil
+		}
+		if older := r.isOlder(c.held); older != c.older {
+			t.Errorf("%s: %v", name, older)
+		}
 	}
 }

@@ -72,6 +72,7 @@ type replica struct {
 	forgotten index.Summary // deletions up to here are remembered no more
 	outdated  *outdated     // not nil: this node must begin anew
 	rejoined  time.Time     // when it last did
+	older     bool          // then its state was that of an earlier day
 	begun     uint64        // numbers of this run are above
 	doubt     doubt
 
@@ -197,7 +198,7 @@ func (r *replica) greeting() wire.Greeting {
 // to it: what has become durable since, while nobody was there to hear it, is owed.
 func (r *replica) hello(now time.Time, from fleet.NodeID, clock time.Time, g wire.Greeting, told index.Summary) {
 	if r.outdated == nil && r.isOutdated(now, from, g) {
-		r.outdated = &outdated{until: g.Held.Clone(), before: r.begun}
+		r.outdated = &outdated{until: g.Held.Clone(), before: r.begun, older: r.isOlder(g.Held[r.self])}
 	}
 	if r.outdated != nil {
 		return // nothing is said and nothing learned before

@@ -59,6 +59,7 @@ var (
 	keySeeded      = []byte("seeded") // the first scan of the incarnation was saved
 	keyCeiling     = []byte("ceiling")
 	keyRejoined    = []byte("rejoined") // Unix seconds
+	keyOlder       = []byte("older")    // there at all: see Memory.Older
 )
 
 // Open opens the state of a directory, below root, and reads all of it, or begins a new incarnation where there is none. One that is damaged is set
@@ -180,6 +181,7 @@ type Memory struct {
 	Doubted     map[index.Path]index.Content // what a life before had; see Rejoin
 	Until       index.Summary                // it is in doubt before this is held
 	Rejoined    time.Time                    // when that life ended; zero: it was the first
+	Older       bool                         // it had ended before, and the file was that of an earlier day
 	Keys        map[fleet.NodeID]ed25519.PublicKey
 	Stopgaps    map[index.Path]durable.Owner // as whose something stands that does not belong to whom it names; nil: that was not remembered yet
 }
@@ -219,6 +221,7 @@ func (s *Store) load(scope wire.Scope) (Memory, error) {
 		if raw := state.Get(keyRejoined); len(raw) == 8 {
 			m.Rejoined = time.Unix(int64(binary.BigEndian.Uint64(raw)), 0)
 		}
+		m.Older = state.Get(keyOlder) != nil
 		return m.read(tx, scope)
 	})
 	if err != nil {
@@ -410,12 +413,15 @@ func (m *Memory) readStopgaps(from *bbolt.Bucket) error {
 }
 
 // Rejoin begins a new incarnation, which knows nothing but what is in doubt until it holds enough.
-func (s *Store) Rejoin(doubted []*index.Entry, until index.Summary, now time.Time) error {
+func (s *Store) Rejoin(doubted []*index.Entry, until index.Summary, older bool, now time.Time) error {
 	err := s.write(func(tx *bbolt.Tx) error {
 		state := tx.Bucket(bucketState)
 		err := errors.Join(empty(tx, bucketEntries, bucketHeld, bucketForgotten, bucketDoubted, bucketUntil),
 			state.Delete(keySeeded), state.Delete(keyCeiling), state.Put(keyIncarnation, number(rand.Uint64())),
-			state.Put(keyRejoined, number(uint64(now.Unix()))), putSummary(tx.Bucket(bucketUntil), until))
+			state.Put(keyRejoined, number(uint64(now.Unix()))), state.Delete(keyOlder), putSummary(tx.Bucket(bucketUntil), until))
+		if older {
+			err = errors.Join(err, state.Put(keyOlder, []byte{1}))
+		}
 		for _, e := range doubted {
 			err = errors.Join(err, tx.Bucket(bucketDoubted).Put([]byte(e.Path.String()), append(originKey(e.Origin), wire.EncodeEntry(e)...)))
 		}

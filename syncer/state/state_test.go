@@ -96,7 +96,7 @@ func TestAStateThatBeginsAnew(t *testing.T) {
 	if err := s.Save(known, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Rejoin([]*index.Entry{a}, index.Summary{self: 8}, monday); err != nil {
+	if err := s.Rejoin([]*index.Entry{a}, index.Summary{self: 8}, true, monday); err != nil {
 		t.Fatal(err)
 	}
 	for run := range 2 {
@@ -108,7 +108,7 @@ func TestAStateThatBeginsAnew(t *testing.T) {
 		if again.Incarnation == m.Incarnation || !again.Fresh || len(again.Entries)+len(again.Held)+len(again.Forgotten) > 0 || again.Seq != uint64(run)*seqBlock {
 			t.Errorf("run %d begins with %+v", run, again)
 		}
-		if len(again.Doubted) != 1 || again.Doubted[a.Path] != a.Content || again.Until[self] != 8 || !again.Rejoined.Equal(monday) {
+		if len(again.Doubted) != 1 || again.Doubted[a.Path] != a.Content || again.Until[self] != 8 || !again.Rejoined.Equal(monday) || !again.Older {
 			t.Errorf("in doubt are %+v since %s", again.Doubted, again.Rejoined)
 		}
 	}
@@ -161,7 +161,7 @@ func TestStopgapsAreRemembered(t *testing.T) {
 	expect(stopgaps(a, b, c))
 	save(Changes{Put: known[:1], Remove: []index.Path{b}})
 	expect(stopgaps(c))
-	if err := s.Rejoin(nil, nil, time.Unix(1e9, 0)); err != nil {
+	if err := s.Rejoin(nil, nil, false, time.Unix(1e9, 0)); err != nil {
 		t.Fatal(err)
 	}
 	expect(stopgaps(c))

@@ -189,10 +189,19 @@ func reports(code control.Code, n *real.Node, words ...string) real.Condition {
 
 // quiet is true when no agent knows of a problem of these kinds, or of any kind if none is named.
 func quiet(codes ...control.Code) real.Condition {
+	return silent(func(code control.Code) bool { return len(codes) == 0 || slices.Contains(codes, code) })
+}
+
+// quietBut is true when no node tells of a problem, but for one kind.
+func quietBut(code control.Code) real.Condition {
+	return silent(func(other control.Code) bool { return other != code })
+}
+
+func silent(counts func(control.Code) bool) real.Condition {
 	return func(all []control.Status) (bool, string) {
 		for _, s := range all {
 			for _, p := range s.Problems {
-				if len(codes) == 0 || slices.Contains(codes, p.Code) {
+				if counts(p.Code) {
 					return false, fmt.Sprintf("%s still says %s of %s: %s", s.Node.Name, p.Code, p.Node, p.Text)
 				}
 			}
