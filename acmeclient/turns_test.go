@@ -39,6 +39,19 @@ func TestAPairOfKeysIsOrderedOneAfterTheOther(t *testing.T) {
 			return ctx.Err()
 		}
 	}
+	ordered := make(chan struct{}) // closed when both have had their order
+	placed := 0
+	m.onSave = func(_ string, content []byte, store func()) error {
+		if stepOf(content) == StepInstalled { // what is left of one attempt keeps the other from nothing
+			select {
+			case <-ordered:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		store()
+		return nil
+	}
 	cfg.Observe = func(e Event) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -47,6 +60,9 @@ func TestAPairOfKeysIsOrderedOneAfterTheOther(t *testing.T) {
 		}
 		switch e.Step {
 		case StepOrdered:
+			if placed++; placed == 2 {
+				close(ordered)
+			}
 			if len(open) > 0 {
 				arrive()
 			}

@@ -53,9 +53,8 @@ func (w *worker) run(ctx context.Context, s *session) {
 			continue
 		}
 		if ended { // whoever waits for that attempt reads the journal
-			if err := w.save(ctx, s, j); err != nil {
-				w.rest(ctx, err)
-				continue
+			if w.save(ctx, s, j) != nil {
+				return // the tenure has ended: nothing else ends a save
 			}
 		}
 		w.cleanUp(ctx, s, j)
@@ -151,7 +150,7 @@ func endsSoon(held *Held, now time.Time) bool {
 	return held.Leaf.NotAfter.Sub(now) < life/time.Duration(DefaultPolicy().Emergency)
 }
 
-// rest waits for a journal that cannot be read, or not be saved. Whoever asks for something meanwhile is told why, and has it read again.
+// rest waits for a journal that cannot be read. Whoever asks for something meanwhile is told why, and has it read again.
 func (w *worker) rest(ctx context.Context, err error) {
 	w.showPlan(&journal{LastError: err.Error(), LastCode: CodeWrite}, intention{at: time.Now().Add(time.Minute)})
 	timer := time.NewTimer(time.Minute)
