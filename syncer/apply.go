@@ -130,6 +130,7 @@ func (d *Directory) newLanding(j *job) *landing {
 	maps.Copy(l.dirs, j.unsynced)
 	l.done = slices.Clone(j.landed)
 	if l.bulk = len(j.entries) >= bulk; l.bulk {
+		d.busy()
 		l.disk = l.disk.Loose()
 	}
 	return l

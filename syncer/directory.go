@@ -47,6 +47,7 @@ const versionsKept = 5
 type Directory struct {
 	DirectoryConfig
 	log     *slog.Logger
+	busy    func() // see Config.Busy
 	disk    *disk
 	archive *durable.Archive
 	base    *durable.Root // where the agent keeps what is its own: the store, the archive, the intents
@@ -124,6 +125,7 @@ func (s *Syncer) open(cfg DirectoryConfig) (d *Directory, err error) {
 	d = &Directory{
 		DirectoryConfig: cfg,
 		log:             s.Log.With("directory", cfg.Name),
+		busy:            s.Busy,
 		seen:            map[index.Path]durable.Stat{},
 		scaffold:        map[index.Path]bool{},
 		owed:            map[index.Path]bool{},

@@ -30,6 +30,7 @@ type Config struct {
 	NameOf  func(fleet.NodeID) string
 	Watch   func() (Watcher, error)
 	Log     *slog.Logger
+	Busy    func() // called, from any goroutine, with everything that is done in bulk; nil: nobody asks
 }
 
 // Syncer is a node's part in the replication of its directories. Its life is Open, Run, nothing more; conversations are
@@ -42,6 +43,9 @@ type Syncer struct {
 
 // Open loads the directories and compares each with its disk. On an error nothing is left open.
 func Open(cfg Config, directories []DirectoryConfig) (*Syncer, error) {
+	if cfg.Busy == nil {
+		cfg.Busy = func() {}
+	}
 	s := &Syncer{Config: cfg}
 	for _, dc := range directories {
 		d, err := s.open(dc)

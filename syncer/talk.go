@@ -276,6 +276,9 @@ func (d *Directory) leave(c *conversation) {
 
 // takeOffer verifies an offer and hands it to the replica. An error costs the peer its connection.
 func (d *Directory) takeOffer(c *conversation, o wire.Offer) error {
+	if len(o.Entries) >= bulk {
+		d.busy()
+	}
 	if err := d.r.scope.Verify(o.Origin.Node, o.Key, o.Entries); err != nil {
 		return Violation{fmt.Errorf("an offer from %s cannot be believed: %w", d.r.nameOf(c.Peer()), err)}
 	}
@@ -326,6 +329,9 @@ func (d *Directory) nextFor(c *conversation) wire.Frame {
 		}
 	}
 	d.mu.Unlock()
+	if len(o.Entries) >= bulk {
+		d.busy()
+	}
 	d.inline(&o, unknown)
 	return o
 }

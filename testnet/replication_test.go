@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"certswarm/internal/agent"
 	"certswarm/internal/control"
 	"certswarm/testnet"
 )
@@ -68,6 +70,33 @@ func TestAWriteReachesAll(t *testing.T) {
 		f.AssertSame()
 		expect(t, f, 2, "live/www/site", "one")
 		expect(t, f, 0, "link", "one")
+	})
+}
+
+func TestWhoHasMuchToDoSaysSo(t *testing.T) {
+	var busy [2]atomic.Int64
+	options := testnet.Options{Nodes: 2, Latency: 5 * time.Millisecond, Edges: func(node int, edges *agent.Edges) {
+		edges.Busy = func() { busy[node].Add(1) }
+	}}
+	story(t, options, func(t *testing.T, f *testnet.Fleet) {
+		f.Write(0, "one", "file")
+		f.Settle()
+		f.Write(1, "one", "file, changed")
+		f.Settle()
+		if a, b := busy[0].Load(), busy[1].Load(); a+b != 0 {
+			t.Errorf("single files keep them busy: %d, %d", a, b)
+		}
+		f.Cut(0, 1)
+		for i := range 40 {
+			f.Write(0, fmt.Sprintf("many/%d", i), "of them")
+		}
+		f.Advance(time.Minute)
+		f.Heal()
+		f.Settle()
+		f.AssertSame()
+		if a, b := busy[0].Load(), busy[1].Load(); a == 0 || b < 2 { // b takes them, and brings them to its disk
+			t.Errorf("forty files at once: %d, %d", a, b)
+		}
 	})
 }
 

@@ -33,7 +33,9 @@ func runDaemon(ctx context.Context, file string, stderr io.Writer) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
-	a := agent.New(func() (*config.Config, error) { return config.LoadWithConfD(file) }, buildVersion(), agent.RealEdges(log), log)
+	edges := agent.RealEdges(log)
+	edges.Busy = newProcessors(useProcessors).busy
+	a := agent.New(func() (*config.Config, error) { return config.LoadWithConfD(file) }, buildVersion(), edges, log)
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

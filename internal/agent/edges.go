@@ -39,6 +39,8 @@ type Edges struct {
 	Public nginx.Dial
 	// CA is the way to the CA; nil: HTTPS as the configuration says.
 	CA http.RoundTripper
+	// Busy is called, again and again, while there is more to do at once than one processor is for; nil: nobody asks.
+	Busy func()
 	// Ready is called when the promises of READY=1 hold.
 	Ready func()
 }

@@ -207,7 +207,7 @@ func (h *house) openSyncer(identity *peer.Identity) error {
 	h.syncer, err = syncer.Open(syncer.Config{
 		Self: h.self.ID, Key: identity.PublicKey(), Sign: identity.Sign, Cluster: h.cfg.Cluster, State: h.state,
 		NameOf: func(id fleet.NodeID) string { return h.roster.Load().NameOf(id) },
-		Watch:  h.edges.Watch, Log: h.log,
+		Watch:  h.edges.Watch, Log: h.log, Busy: h.edges.Busy,
 	}, configs)
 	if err != nil {
 		return err
