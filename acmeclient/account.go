@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -18,8 +17,8 @@ import (
 // only one goroutine at a time may find that there is none. It also lets all of them use one connection: the directory is
 // fetched once, and each answer's nonce serves the next request.
 type account struct {
-	mu   sync.Mutex
-	open map[string]connection // by directory; guarded by mu
+	one  chan struct{}         // holds one while somebody looks; not a mutex, for it may take as long as the CA and the fleet do
+	open map[string]connection // by directory; belongs to whoever has put into one
 }
 
 // connection is a client of one CA. It is used for so long that many certificates share it, and so short that a change of
@@ -52,8 +51,12 @@ func accountPath(directory string) string {
 // is told the same account (RFC 8555 7.3.1).
 func (s *session) connect(ctx context.Context, stale string) (*acme.Client, error) {
 	guard := &s.client.account
-	guard.mu.Lock()
-	defer guard.mu.Unlock()
+	select {
+	case guard.one <- struct{}{}:
+		defer func() { <-guard.one }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 
 	cfg := &s.client.cfg
 	path := accountPath(s.directory)

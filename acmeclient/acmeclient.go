@@ -113,7 +113,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Transport == nil {
 		cfg.Transport = newTransport(cfg.Roots)
 	}
-	c := &Client{cfg: cfg, orders: gate{room: make(chan struct{}, maxOrdering)}, changed: make(chan struct{})}
+	c := &Client{cfg: cfg, account: account{one: make(chan struct{}, 1)}, orders: gate{room: make(chan struct{}, maxOrdering)}, changed: make(chan struct{})}
 	c.http = &http.Client{Transport: edge{cfg.Transport, make(chan struct{}, maxInFlight)}}
 	seen := make(map[string]bool)
 	for _, declared := range cfg.Certificates {
@@ -192,23 +192,36 @@ func (c *Client) Run(ctx context.Context, authority Authority) error {
 	return nil
 }
 
-// RunOne makes one attempt at the certificate called name, due or not, or continues the one that is under way; the others are left
-// alone. It returns nil when the attempt is over, and why it failed. The CA's Retry-After is obeyed. count is asked immediately
-// before each new order, which its error stops: whoever counts orders counts none that was never sent. It is for whoever must act
-// without the lease: history marks the attempt as Unleased.
-func (c *Client) RunOne(ctx context.Context, authority Authority, name string, count func() error) error {
-	w, err := c.worker(name)
-	if err != nil {
-		return err
-	}
+// Visit is what Run is for who acts without the lease: it lasts from Visit to End, and does what RunOne says and nothing else.
+type Visit struct {
+	client *Client
+	now    *tenancy
+	leave  func()
+}
+
+// Visit begins one, of which, with Run, there is one at a time. It can do nothing more when ctx or the authority has ended.
+func (c *Client) Visit(ctx context.Context, authority Authority) (*Visit, error) {
 	now, leave, err := c.moveIn(ctx, authority)
 	if err != nil {
+		return nil, err
+	}
+	return &Visit{client: c, now: now, leave: leave}, nil
+}
+
+// End ends the visit. Nothing of it may be under way any more.
+func (v *Visit) End() { v.leave() }
+
+// RunOne makes one attempt at the certificate called name, due or not, or continues the one that is under way; the others are left
+// alone. Several names may be tried at the same time. It returns nil when the attempt is over, and why it failed. The CA's Retry-After is obeyed. count is asked immediately
+// before each new order, which its error stops: whoever counts orders counts none that was never sent. History marks the attempt as Unleased.
+func (v *Visit) RunOne(name string, count func() error) error {
+	w, err := v.client.worker(name)
+	if err != nil {
 		return err
 	}
-	defer leave()
-	s := now.session(c, c.cfg.Directory)
+	s := v.now.session(v.client, v.client.cfg.Directory)
 	s.count, s.unleased = count, true
-	return w.once(now.ctx, s)
+	return w.once(v.now.ctx, s)
 }
 
 // moveIn begins a tenancy, of which there is one at a time; leave ends it.

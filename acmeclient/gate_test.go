@@ -92,6 +92,48 @@ func TestALimitOfTheAccountIsNotTriedWithEveryName(t *testing.T) {
 	}
 }
 
+// The same without the lease: what fails, or stands at the barrier for ever, delays nobody.
+func TestAVisitTriesSeveralNamesSideBySide(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(fuse(t))
+	m := newMemFleet().serving(t)
+	m.onBarrier = func(ctx context.Context, tokens []Token) error {
+		if tokens[0].Host == "n0.example.com" {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	authority := startCA(t, m, nil)
+	c, err := New(many(m, authority, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := c.Visit(ctx, tenure{ctx: ctx})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Visit(ctx, tenure{ctx: ctx}); err == nil {
+		t.Error("two visits at a time")
+	}
+	stuck, others := make(chan error, 1), make(chan error, 2)
+	go func() { stuck <- v.RunOne("n0", nil) }()
+	for _, name := range []string{"n1", "n2"} {
+		go func() { others <- v.RunOne(name, nil) }()
+	}
+	for range cap(others) {
+		if err := <-others; err != nil {
+			t.Error(err)
+		}
+	}
+	cancel() // the lease is held again
+	if err := <-stuck; err == nil {
+		t.Error("what stood at the barrier is there")
+	}
+	v.End()
+	want(t, authority, map[ca.Kind]int{ca.Account: 1, ca.Order: 3, ca.Issued: 2})
+}
+
 // One name that the CA limits, and one that stands at the barrier for ever, delay none of the others, which are issued side by side.
 func TestManyNamesAreIssuedSideBySide(t *testing.T) {
 	t.Parallel()

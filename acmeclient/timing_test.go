@@ -282,6 +282,16 @@ func TestRunWaitsForWhoeverActsBesideTheWorkers(t *testing.T) {
 }
 
 // Who counts orders is not asked to while none can be sent, and is asked before one is.
+// runOne is a visit for one certificate.
+func runOne(ctx context.Context, c *Client, name string, count func() error) error {
+	v, err := c.Visit(ctx, tenure{ctx: ctx})
+	if err != nil {
+		return err
+	}
+	defer v.End()
+	return v.RunOne(name, count)
+}
+
 func TestAnOrderIsCountedBeforeItIsSentAndNotSooner(t *testing.T) {
 	t.Run("the CA cannot be reached", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -290,7 +300,7 @@ func TestAnOrderIsCountedBeforeItIsSentAndNotSooner(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 3 {
-				if err := c.RunOne(t.Context(), tenure{ctx: t.Context()}, www, func() error { t.Error("counted"); return nil }); err == nil {
+				if err := runOne(t.Context(), c, www, func() error { t.Error("counted"); return nil }); err == nil {
 					t.Error("no error")
 				}
 			}
@@ -306,7 +316,7 @@ func TestAnOrderIsCountedBeforeItIsSentAndNotSooner(t *testing.T) {
 			t.Fatal(err)
 		}
 		counted := 0
-		err = c.RunOne(ctx, tenure{ctx: ctx}, www, func() error {
+		err = runOne(ctx, c, www, func() error {
 			counted++
 			want(t, authority, map[ca.Kind]int{ca.Order: 0})
 			if counted == 1 {

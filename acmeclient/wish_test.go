@@ -252,7 +252,7 @@ func TestRunOneTellsOfAFailureThatLeavesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.RunOne(t.Context(), tenure{ctx: t.Context()}, www, nil); err == nil || !strings.Contains(err.Error(), "the CA refused") {
+		if err := runOne(t.Context(), c, www, nil); err == nil || !strings.Contains(err.Error(), "the CA refused") {
 			t.Errorf("%v", err)
 		}
 		if s := c.Snapshot()[0]; s.State != StateIssued || s.LastError != "" {

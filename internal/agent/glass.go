@@ -43,6 +43,7 @@ const (
 	glassShown  = time.Hour       // for how long a problem tells of an order
 	glassRetry  = 2 * time.Second // after what went wrong with an order
 	publicReach = 5 * time.Second // for a name's own server to answer
+	inquiries   = 16              // for how many certificates at a time others are asked
 )
 
 // keepGlass orders what would expire because nobody holds the lease, until ctx ends.
@@ -69,33 +70,69 @@ func (h *house) keepGlass(ctx context.Context) {
 	}
 }
 
+// broken is a certificate that must be ordered without the lease.
+type broken struct {
+	name string
+	rules.Case
+	why string
+}
+
 // judgeCases does what must be done now, and returns when to look again.
 func (h *house) judgeCases(ctx context.Context) time.Duration {
+	cases := make([]judged, len(h.store.declared))
+	room := make(chan struct{}, inquiries)
+	var all sync.WaitGroup
+	for i, cert := range h.store.declared {
+		room <- struct{}{}
+		all.Go(func() {
+			defer func() { <-room }()
+			if h.elector.View().Holder.IsZero() && ctx.Err() == nil {
+				cases[i] = h.judgeCase(ctx, cert)
+			}
+		})
+	}
+	all.Wait()
+	if !h.elector.View().Holder.IsZero() {
+		return glassLook
+	}
 	wait := glassLook
-	for _, cert := range h.store.declared {
-		if !h.elector.View().Holder.IsZero() || ctx.Err() != nil {
-			return glassLook
-		}
-		c, leaf, err := h.caseOf(cert)
-		if err != nil {
-			h.log.Error("whether a certificate must be obtained without the lease cannot be told", "certificate", cert.Name, "error", err)
-			continue
-		}
-		verdict, err := h.glass.glass.Judge(c, time.Now())
-		if err == nil && verdict.Answer == rules.Ask {
-			h.inquire(ctx, cert, leaf, &c)
-			verdict, err = h.glass.glass.Judge(c, time.Now())
-		}
-		switch {
-		case err != nil:
-			h.log.Error("nothing can be ordered without the lease", "certificate", cert.Name, "error", err)
-		case verdict.Answer == rules.Later:
-			wait = min(wait, max(time.Until(verdict.At), time.Second))
-		case verdict.Answer == rules.Order:
-			h.breakGlass(ctx, cert.Name, c, verdict.Why)
+	var now []broken
+	for _, j := range cases {
+		switch j.verdict.Answer {
+		case rules.Later:
+			wait = min(wait, max(time.Until(j.verdict.At), time.Second))
+		case rules.Order:
+			now = append(now, j.broken)
 		}
 	}
+	if len(now) > 0 {
+		h.breakGlass(ctx, now)
+	}
 	return wait
+}
+
+type judged struct {
+	broken
+	verdict rules.Verdict
+}
+
+// judgeCase says what to do about one certificate. What cannot be told is left.
+func (h *house) judgeCase(ctx context.Context, cert config.Certificate) judged {
+	c, leaf, err := h.caseOf(cert)
+	if err != nil {
+		h.log.Error("whether a certificate must be obtained without the lease cannot be told", "certificate", cert.Name, "error", err)
+		return judged{}
+	}
+	verdict, err := h.glass.glass.Judge(c, time.Now())
+	if err == nil && verdict.Answer == rules.Ask {
+		h.inquire(ctx, cert, leaf, &c)
+		verdict, err = h.glass.glass.Judge(c, time.Now())
+	}
+	if err != nil {
+		h.log.Error("nothing can be ordered without the lease", "certificate", cert.Name, "error", err)
+		return judged{}
+	}
+	return judged{broken{cert.Name, c, verdict.Why}, verdict}
 }
 
 // caseOf gathers what is known of a certificate that somebody without the lease might have to order.
@@ -201,8 +238,9 @@ func (h *house) publicLeaf(ctx context.Context, name string) *x509.Certificate {
 	return leaf
 }
 
-// breakGlass makes one attempt at a certificate without the lease. It ends when anybody holds it.
-func (h *house) breakGlass(ctx context.Context, name string, c rules.Case, why string) {
+// breakGlass makes one attempt at each of some certificates without the lease, side by side: none waits for another one that fails. It ends when
+// anybody holds the lease, and after ten minutes.
+func (h *house) breakGlass(ctx context.Context, cases []broken) {
 	h.acting.Lock()
 	defer h.acting.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
@@ -221,18 +259,47 @@ func (h *house) breakGlass(ctx context.Context, name string, c rules.Case, why s
 		}
 		cancel()
 	}()
-	right, end, err := h.glass.glass.Break(ctx, c, h.latestEpoch(), time.Now())
-	if err != nil {
-		h.log.Error("nothing can be ordered without the lease", "certificate", name, "error", err)
+	var right lease.Grant // they all begin and end alike
+	var allowed []broken
+	for _, c := range cases {
+		one, end, err := h.glass.glass.Break(ctx, c.Case, h.latestEpoch(), time.Now())
+		if err != nil {
+			h.log.Error("nothing can be ordered without the lease", "certificate", c.name, "error", err)
+			continue
+		}
+		defer end()
+		right, allowed = one, append(allowed, c)
+	}
+	if len(allowed) == 0 {
 		return
 	}
-	defer end()
-	h.glass.mu.Lock()
-	h.glass.right = &right
-	if h.glass.tried == nil {
-		h.glass.tried = map[string]time.Time{}
+	visit, err := h.acme.Visit(ctx, right)
+	if err != nil {
+		h.log.Error("nothing can be ordered without the lease", "error", err)
+		return
 	}
-	h.glass.tried[name] = time.Now()
+	defer visit.End()
+	h.glass.act(&right)
+	var all sync.WaitGroup
+	for _, c := range allowed {
+		all.Go(func() { h.orderBroken(visit, right, c) })
+	}
+	all.Wait()
+	h.glass.act(nil)
+	h.changed.fire()
+}
+
+// act notes under which right this node acts without the lease from now on; nil: under none.
+func (g *glassCase) act(right *lease.Grant) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.right = right
+}
+
+// orderBroken makes the attempt at one of them.
+func (h *house) orderBroken(visit *acmeclient.Visit, right lease.Grant, c broken) {
+	h.glass.mu.Lock()
+	h.glass.tried[c.name] = time.Now()
 	h.glass.mu.Unlock()
 	h.changed.fire()
 	ordered := false
@@ -244,34 +311,31 @@ func (h *house) breakGlass(ctx context.Context, name string, c rules.Case, why s
 			return err
 		}
 		ordered = true
-		h.log.Warn("BREAK-GLASS: a certificate is ordered without the lease", "certificate", name, "why", why, "silent_since", c.Silent, "not_after", c.NotAfter)
+		h.log.Warn("BREAK-GLASS: a certificate is ordered without the lease", "certificate", c.name, "why", c.why, "silent_since", c.Silent, "not_after", c.NotAfter)
 		h.glass.mu.Lock()
-		h.glass.broken[name] = time.Now()
+		h.glass.broken[c.name] = time.Now()
 		h.glass.orders++
 		h.glass.mu.Unlock()
 		h.changed.fire()
 		return nil
 	}
+	var err error
 	for wait := glassRetry; ; wait = min(2*wait, glassLook) {
-		err = h.acme.RunOne(ctx, right, name, count)
+		err = visit.RunOne(c.name, count)
 		// Before an order nothing is lost by looking at the case again; the order itself is worth the rest of the ten minutes.
-		if err == nil || !ordered || !h.underWay(name) || !pause(right.Context(), wait) {
+		if err == nil || !ordered || !h.underWay(c.name) || !pause(right.Context(), wait) {
 			break
 		}
 	}
-	h.glass.mu.Lock()
-	h.glass.right = nil
-	h.glass.mu.Unlock()
-	h.changed.fire()
 	if err == nil {
-		h.log.Warn("BREAK-GLASS: the certificate is there", "certificate", name)
+		h.log.Warn("BREAK-GLASS: the certificate is there", "certificate", c.name)
 		return
 	}
-	h.log.Error("BREAK-GLASS: the certificate was not obtained", "certificate", name, "error", err)
+	h.log.Error("BREAK-GLASS: the certificate was not obtained", "certificate", c.name, "error", err)
 	for _, s := range h.acme.Snapshot() {
-		if s.Name == name && s.Code == acmeclient.CodeNotServed {
+		if s.Name == c.name && s.Code == acmeclient.CodeNotServed {
 			if err := h.glass.glass.Failed(c.Names, time.Now()); err != nil {
-				h.log.Error("a failed validation could not be written down", "certificate", name, "error", err)
+				h.log.Error("a failed validation could not be written down", "certificate", c.name, "error", err)
 			}
 		}
 	}

@@ -123,7 +123,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 	}
 	h.openOffice(roster, past.lease)
 	if h.glass = past.glass; h.glass == nil {
-		h.glass = &glassCase{broken: map[string]time.Time{}, asked: map[string]inquiry{}}
+		h.glass = &glassCase{broken: map[string]time.Time{}, tried: map[string]time.Time{}, asked: map[string]inquiry{}}
 	}
 	h.glass.glass = lease.NewGlass(h.state)
 	if err := h.openACME(); err != nil {

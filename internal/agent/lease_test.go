@@ -235,6 +235,45 @@ func (c counted) RoundTrip(r *http.Request) (*http.Response, error) {
 	return absent{}.RoundTrip(r)
 }
 
+// hung is a CA that takes questions and never answers.
+type hung struct{}
+
+// RoundTrip implements http.RoundTripper.
+func (hung) RoundTrip(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// Of several certificates that would expire none waits until another one has failed (what they do meanwhile: acmeclient.Visit).
+func TestBreakGlassForSeveralAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		options := withCertificates(testnet.Options{Nodes: 2})
+		plain, without := options.Config, options.Edges
+		options.Config = func(i int, yaml string) string {
+			return strings.Replace(plain(i, yaml), "[{name: www.example.com}]", "[{name: a.example.com}, {name: b.example.com}, {name: c.example.com}]", 1)
+		}
+		options.Edges = func(i int, edges *agent.Edges) {
+			if without(i, edges); i == 1 {
+				edges.CA = hung{}
+			}
+		}
+		f := testnet.New(t, options)
+		f.Settle()
+		f.Stop(0)
+		for tries := 0; !tells(f.Status(1), control.BreakGlass, ""); tries++ {
+			if tries > 15*60 {
+				t.Fatal("the glass was never broken")
+			}
+			f.Advance(time.Second)
+		}
+		for _, name := range []string{"a", "b", "c"} {
+			if s := f.Status(1); !tells(s, control.BreakGlass, name+".example.com is asked for without the lease") {
+				t.Errorf("%s is not asked for: %+v", name, s.Problems)
+			}
+		}
+	})
+}
+
 // Who is on its own asks for what would expire, loudly, and again while the CA cannot be reached; of a pair it is the understudy.
 func TestBreakGlass(t *testing.T) {
 	for name, c := range map[string]struct {
