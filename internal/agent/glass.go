@@ -379,15 +379,19 @@ func (h *house) glassProblems() []control.Problem {
 	if h.store == nil {
 		return nil
 	}
-	nobody := h.elector.View().Holder.IsZero()
+	view := h.elector.View()
+	nobody, because := view.Holder.IsZero(), "the lease needs a majority of its voters; "
+	if view.Engine == "static" {
+		because = "without a vote the first issuer in the list holds the lease; "
+	}
 	for _, cert := range h.store.declared {
 		if at := h.glass.tried[cert.Name]; nobody && !at.IsZero() && h.glass.broken[cert.Name].Before(at) && time.Since(at) < glassShown {
 			out = append(out, h.problem(control.BreakGlass, at, fmt.Sprintf("%s is asked for without the lease: nobody holds it, and the certificate would expire; nothing is ordered yet", cert.Name),
-				"the lease needs a majority of its voters; what keeps the CA from taking an order is in the log, and it is tried again each minute", "certswarm lease show"))
+				because+"what keeps the CA from taking an order is in the log, and it is tried again each minute", "certswarm lease show"))
 		}
 		if at := h.glass.broken[cert.Name]; !at.IsZero() && time.Since(at) < glassShown {
 			out = append(out, h.problem(control.BreakGlass, at, fmt.Sprintf("%s was ordered without the lease: nobody held it, and the certificate would have expired", cert.Name),
-				"the lease needs a majority of its voters; an order like this is made once a day and twice a week at most", "certswarm lease show"))
+				because+"an order like this is made once a day and twice a week at most", "certswarm lease show"))
 		}
 	}
 	return out

@@ -235,6 +235,16 @@ func (c counted) RoundTrip(r *http.Request) (*http.Response, error) {
 	return absent{}.RoundTrip(r)
 }
 
+// because returns what a problem says of its cause, "" where there is none.
+func because(s control.Status, code control.Code) string {
+	for _, p := range s.Problems {
+		if p.Code == code {
+			return p.Because
+		}
+	}
+	return ""
+}
+
 // hung is a CA that takes questions and never answers.
 type hung struct{}
 
@@ -326,6 +336,12 @@ func TestBreakGlass(t *testing.T) {
 				}
 				if !tells(s, control.NoLeaseHolder, "nobody holds the lease") {
 					t.Errorf("nothing says that nobody holds the lease: %+v", s.Problems)
+				}
+				if promised := strings.Contains(because(s, control.NoLeaseHolder), "(break-glass)"); promised != c.asked {
+					t.Errorf("that what would expire is renewed is promised: %v", promised)
+				}
+				if votes := strings.Contains(because(s, control.BreakGlass), "majority"); c.asked && votes != (c.nodes > 2) {
+					t.Errorf("a majority is needed: %v", votes)
 				}
 				if asked := requests.Load(); asked > 0 != c.asked {
 					t.Errorf("the CA was asked %d times by whoever has no lease", asked)

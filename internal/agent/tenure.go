@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"certswarm/internal/agent/config"
 	"certswarm/internal/control"
 	"certswarm/internal/fleet"
 	"certswarm/internal/lease"
@@ -178,6 +179,9 @@ func (h *house) othersObtain() bool {
 func (h *house) withoutHolder() string {
 	if h.cfg.ACME == nil {
 		return "lease run starts nothing anywhere; files replicate all the same"
+	}
+	if h.cfg.Lease.BreakGlass.Mode == config.Off {
+		return "no certificate is renewed until somebody does, not even one that would expire: lease: break_glass: is off"
 	}
 	return "no certificate is renewed until somebody does, but for one that would expire (break-glass)"
 }

@@ -126,6 +126,31 @@ func TestAFrozenDaemonIsNoDaemon(t *testing.T) {
 	}
 }
 
+// A program that runs under the lease may take as long as it wants: what bounds the daemon's first word bounds nothing after it.
+func TestARightOutlivesTheQuestionForIt(t *testing.T) {
+	const ttl = 600
+	for _, wait := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			begin := time.Now()
+			c := frozen(t, "HTTP/1.1 200 OK\r\n\r\n"+`{"held":true,"ttl_seconds":`+strconv.Itoa(ttl)+"}\n")
+			err := c.Tenure(t.Context(), wait, func(right context.Context, _ fleet.Epoch) error {
+				<-right.Done()
+				return context.Cause(right)
+			})
+			if lasted := time.Since(begin); lasted != ttl*time.Second/tenureSilence || err == nil || !strings.Contains(err.Error(), "does not answer any more") {
+				t.Errorf("wait %v: it ended after %v: %v", wait, lasted, err)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		err := frozen(t, "").Tenure(t.Context(), false, func(context.Context, fleet.Epoch) error { t.Error("acted"); return nil })
+		if !errors.Is(err, ErrNoDaemon) || time.Since(begin) != askTimeout {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+	})
+}
+
 func TestAnAnswerThatCannotBeReadIsNotTakenForNoDaemon(t *testing.T) {
 	for _, body := range []string{"<html>", `{"node":7}`} {
 		answer := "HTTP/1.1 200 OK\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body

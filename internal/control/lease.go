@@ -213,11 +213,11 @@ func (c *Client) Tenure(ctx context.Context, wait bool, held func(context.Contex
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	target := "/v1/lease/tenure"
+	silence := time.AfterFunc(askTimeout, func() { cancel(errSilent) }) // until the first word; what comes after it has a patience of its own
+	defer silence.Stop()
 	if wait {
 		target += "?wait=1"
-	} else {
-		silence := time.AfterFunc(askTimeout, func() { cancel(errSilent) })
-		defer silence.Stop()
+		silence.Stop()
 	}
 	response, err := c.send(asking, http.MethodGet, target)
 	if err != nil {
@@ -229,6 +229,7 @@ func (c *Client) Tenure(ctx context.Context, wait bool, held func(context.Contex
 	if err := lines.Decode(&first); err != nil {
 		return c.explain(asking, err)
 	}
+	silence.Stop()
 	if !first.Held {
 		return fmt.Errorf("%w: %s", ErrNotHeld, first.Reason)
 	}
