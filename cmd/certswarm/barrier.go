@@ -41,14 +41,26 @@ func barrier(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	missing, err := awaitBarrier(ctx, daemon, wish)
+	lacking, err := awaitBarrier(ctx, daemon, wish)
+	var missing control.List[string]
 	if errors.Is(err, context.DeadlineExceeded) {
-		if len(missing) == 0 {
+		if missing = lacking; len(missing) == 0 {
 			missing = []string{"the daemon has not answered yet"}
 		}
-		return fail(exitTimeout, "%s is not everywhere within %v: %s", printable(wish.Path), c.Duration("timeout"), strings.Join(missing, "; "))
+		err = fail(exitTimeout, "%s is not everywhere within %v: %s", printable(wish.Path), c.Duration("timeout"), strings.Join(missing, "; "))
+	} else {
+		err = unanswered(err)
 	}
-	return unanswered(err)
+	return conclude(c, passed{concluded(err, printable(wish.Path)+" is everywhere"), wish.Path, wish.Directory, wish.Host, missing}, err)
+}
+
+// passed is the JSON of barrier.
+type passed struct {
+	outcome
+	Path      string               `json:"path"`
+	Directory string               `json:"directory"`
+	HTTP      string               `json:"http"`
+	Missing   control.List[string] `json:"missing"` // what was missing when the time was up
 }
 
 // awaitBarrier asks again where the daemon goes away while it is asked: it may be on its way back.

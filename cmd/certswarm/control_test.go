@@ -213,6 +213,60 @@ func TestJSONIsTheContract(t *testing.T) {
 	}
 }
 
+// A command that has nothing to show says in JSON what came of it, failure included: one document, and the exit code and stderr are as without.
+func TestCommandsWithNothingToShowSayInJSONWhatCameOfThem(t *testing.T) {
+	lagging := healthyFleet()
+	lagging.Peers[1].Behind = 2
+	for args, test := range map[string]struct {
+		daemon control.Daemon
+		code   int
+		want   string
+	}{
+		"wait --for synced":                         {&scripted{}, 0, `{"ok":true,"text":"synced","for":"synced","name":""}`},
+		"wait --for served --name nobody":           {&scripted{}, 2, `{"ok":false,"text":"nobody: no certificate is declared under that name: certswarm certs","for":"served","name":"nobody"}`},
+		"wait --for synced --timeout 500ms":         {&scripted{statuses: []control.Status{lagging}}, 124, `{"ok":false,"text":"not synced within 500ms: fe3 has not confirmed 2 changes","for":"synced","name":""}`},
+		"wait --for ever":                           {&scripted{}, 2, ""},
+		"barrier --path file":                       {&steward{passes: true}, 0, `{"ok":true,"text":"file is everywhere","path":"file","directory":"","http":"","missing":[]}`},
+		"barrier --path sub/ --directory certs":     {&steward{barrier: errors.New("sub/ is none")}, 1, `{"ok":false,"text":"sub/ is none","path":"sub/","directory":"certs","http":"","missing":[]}`},
+		"barrier --path f --http h --timeout 500ms": {&steward{missing: []string{"fe2 lacks it", "fe3 lacks it"}}, 124, `{"ok":false,"text":"f is not everywhere within 500ms: fe2 lacks it; fe3 lacks it","path":"f","directory":"","http":"h","missing":["fe2 lacks it","fe3 lacks it"]}`},
+		"barrier":               {&steward{}, 2, ""},
+		"reload --wait":         {&scripted{}, 0, `{"ok":true,"text":"the new configuration is in force"}`},
+		"reload":                {&scripted{reload: config.Errors{{File: "a.yaml", Line: 3, Col: 1, What: "no", Instead: "yes"}}}, 1, `{"ok":false,"text":"a.yaml:3:1: no; yes"}`},
+		"rescan":                {&scripted{}, 0, `{"ok":true,"text":"every directory was read again"}`},
+		"resume certs --accept": {&scripted{}, 0, `{"ok":true,"text":"directory certs goes on"}`},
+		"resume cets --accept":  {&scripted{}, 1, `{"ok":false,"text":"there is no directory \"cets\""}`},
+		"lease resign":          {&steward{}, 0, `{"ok":true,"text":"the lease was given away: certswarm lease show"}`},
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			if d, plain := test.daemon.(*scripted); plain && d.statuses == nil {
+				d.statuses = []control.Status{healthyFleet()}
+			}
+			socket := serveControl(t, test.daemon)
+			code, stdout, stderr := ask(socket, append(strings.Fields(args), "--json")...)
+			var got bytes.Buffer
+			if stdout != "" {
+				if err := json.Compact(&got, []byte(stdout)); err != nil {
+					t.Fatalf("%v: %s", err, stdout)
+				}
+			}
+			if code != test.code || got.String() != test.want {
+				t.Errorf("exit %d, not %d\n%s\nnot\n%s", code, test.code, &got, test.want)
+			}
+			plainCode, stdout, talk := ask(socket, strings.Fields(args)...)
+			if plainCode != code || talk != stderr || stdout != "" {
+				t.Errorf("without --json: exit %d, %q, %q; with it: exit %d, %q", plainCode, stdout, talk, code, stderr)
+			}
+		})
+	}
+	none := filepath.Join(t.TempDir(), "none.sock")
+	for _, command := range []string{"rescan", "barrier --path p", "wait --for synced --timeout 1ms"} {
+		if code, stdout, _ := ask(none, append(strings.Fields(command), "--json")...); code == 0 || !strings.Contains(stdout, `"ok": false`) {
+			t.Errorf("%s without a daemon: exit %d, %s", command, code, stdout)
+		}
+	}
+}
+
 func TestWithoutADaemonEveryCommandSaysSoAndExits2(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
 	for _, command := range []string{"status", "status --watch", "status --json", "peers", "certs", "lease", "reload", "verify", "events", "events -f"} {

@@ -68,5 +68,5 @@ func recoverLease(c *cli.Context) error {
 	if !c.Bool("yes") && (g.JSON || !confirmed(c.App.Reader, c.App.ErrWriter, "Agree that "+printable(r.Confirm)+"? [y/N] ")) {
 		return fail(1, "nothing was changed; without a question: certswarm lease recover --yes")
 	}
-	return command(c, done, func(ctx context.Context, daemon *control.Client) error { return daemon.RecoverLease(ctx) })
+	return carryOut(c, daemon, done, func(ctx context.Context, daemon *control.Client) error { return daemon.RecoverLease(ctx) })
 }

@@ -25,6 +25,30 @@ func tellLine(c *cli.Context, found any, line string) error {
 	return tell(c, found, func(look) string { return line + "\n" })
 }
 
+// outcome is the JSON of a command that has nothing to show but what came of it: people read the same on stderr, or in the exit code alone.
+type outcome struct {
+	OK   bool   `json:"ok"`
+	Text string `json:"text"` // what was done, or why not
+}
+
+func concluded(err error, done string) outcome {
+	if err != nil {
+		return outcome{Text: err.Error()}
+	}
+	return outcome{true, done}
+}
+
+// conclude tells programs what came of a command that ends with err, which it returns.
+func conclude(c *cli.Context, came any, err error) error {
+	if !globalsOf(c).JSON {
+		return err
+	}
+	if failed := printJSON(c.App.Writer, came); err == nil {
+		return failed
+	}
+	return err
+}
+
 // tellUnless is tell where there may be nothing to list: people are told on stderr then, for a sentence is no data.
 func tellUnless(c *cli.Context, found any, nothing string, page func(look) string) error {
 	if nothing == "" || globalsOf(c).JSON {

@@ -41,8 +41,12 @@ func renderLease(s control.Status, now time.Time, look look) string {
 	return p.lines.String()
 }
 
-// votersLine is who votes against the wish.
+// votersLine is who votes against the wish. Where a node takes no part it is told by those who do, and none is not the same as
+// nobody: they may be out of its sight.
 func votersLine(l control.Lease) cell {
+	if len(l.Voters) == 0 {
+		return cell{fmt.Sprintf("none is known here; %d should vote by the peer list", l.Wished), yellow}
+	}
 	votes, connected := 0, 0
 	for _, v := range l.Voters {
 		if v.Learner {

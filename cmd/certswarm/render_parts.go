@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,12 +52,12 @@ func renderCertificates(s control.Status, now time.Time, look look) string {
 			p.line("")
 		}
 		p.line("%s  %s", p.dress(painted(c.Name, bold)), p.dress(painted(string(c.State), stateColour(string(c.State)))))
-		p.certificate(c, s.Serving(), now)
+		p.certificate(c, s, now)
 	}
 	return p.lines.String()
 }
 
-func (p *page) certificate(c control.Certificate, serving []string, now time.Time) {
+func (p *page) certificate(c control.Certificate, s control.Status, now time.Time) {
 	expires := expiry(c, now)
 	if !c.NotAfter.IsZero() {
 		expires.text += ", " + c.NotAfter.UTC().Format(time.RFC3339)
@@ -73,9 +74,8 @@ func (p *page) certificate(c control.Certificate, serving []string, now time.Tim
 		rows = append(rows, []cell{text("last error"), painted(c.LastError, red)})
 	}
 	rows = append(rows,
-		[]cell{text("budget"), text(fmt.Sprintf("%s today, %d this week; %s this hour",
-			count(c.Budget.OrdersToday, "order"), c.Budget.OrdersWeek, count(c.Budget.FailuresHour, "failure")))},
-		[]cell{text("listeners"), servedBy(c, serving)})
+		[]cell{text("budget"), budgetLine(c, s)},
+		[]cell{text("listeners"), servedBy(c, s.Serving())})
 	if len(c.Unused) > 0 {
 		rows = append(rows, []cell{text("unused"), text("no server uses it in the nginx of " + strings.Join(c.Unused, ", "))})
 	}
@@ -85,6 +85,15 @@ func (p *page) certificate(c control.Certificate, serving []string, now time.Tim
 		listeners = append(listeners, []cell{text(at.Node), text(at.Listener), text(at.KeyType), painted(string(at.State), stateColour(string(at.State)))})
 	}
 	p.table("    ", listeners...)
+}
+
+// budgetLine is what was spent. Whoever holds the lease tells; nothing is known, rather than spent, where that one is not heard.
+func budgetLine(c control.Certificate, s control.Status) cell {
+	told := s.Lease.HeldHere || slices.ContainsFunc(s.Peers, func(p control.Peer) bool { return p.Connected && p.Name == s.Lease.Holder })
+	if !told && c.Budget == (control.Budget{}) {
+		return text("not known here: whoever holds the lease tells it, and is not heard")
+	}
+	return text(fmt.Sprintf("%s today, %d this week; %s this hour", count(c.Budget.OrdersToday, "order"), c.Budget.OrdersWeek, count(c.Budget.FailuresHour, "failure")))
 }
 
 // renderVerification is the page of `verify`.

@@ -124,6 +124,27 @@ func TestHeldHereIsSaid(t *testing.T) {
 	}
 }
 
+// What this node was not told is not shown as if there were none.
+func TestWhatNobodyHasToldIsNoZero(t *testing.T) {
+	s := healthyFleet()
+	s.Lease.Voters, s.Certificates[0].Budget = nil, control.Budget{}
+	if page := renderLease(s, noon, look{}); !strings.Contains(page, "none is known here; 3 should vote by the peer list\n") || strings.Contains(page, "0 of 3") {
+		t.Error(page)
+	}
+	const spent, unknown = "0 orders today, 0 this week", "budget        not known here"
+	if page := renderCertificates(s, noon, look{}); !strings.Contains(page, spent) {
+		t.Errorf("the holder is heard, and has spent nothing: %s", page)
+	}
+	s.Peers[0].Connected = false
+	if page := renderCertificates(s, noon, look{}); !strings.Contains(page, unknown) {
+		t.Errorf("the holder is not heard: %s", page)
+	}
+	s.Lease.HeldHere = true
+	if page := renderCertificates(s, noon, look{}); !strings.Contains(page, spent) {
+		t.Errorf("this node knows it itself: %s", page)
+	}
+}
+
 func TestWhatServesNothingIsSaid(t *testing.T) {
 	s := healthyFleet()
 	s.Node.Serves, s.Peers = false, nil

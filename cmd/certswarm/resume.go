@@ -53,9 +53,15 @@ func command(c *cli.Context, done string, do func(context.Context, *control.Clie
 	if err != nil {
 		return err
 	}
+	err = carryOut(c, daemon, done, do)
+	return conclude(c, concluded(err, done), err)
+}
+
+// carryOut is command for people alone.
+func carryOut(c *cli.Context, daemon *control.Client, done string, do func(context.Context, *control.Client) error) error {
 	ctx, cancel := context.WithTimeout(c.Context, commandTimeout)
 	defer cancel()
-	err = do(ctx, daemon)
+	err := do(ctx, daemon)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fail(1, "the daemon did not finish within %v: certswarm status", commandTimeout)
 	}

@@ -68,11 +68,20 @@ func wait(c *cli.Context) error {
 	why, err := await(ctx, saying(watch, c.App.ErrWriter), name, goal)
 	switch {
 	case errors.Is(err, control.ErrUnknownCertificate):
-		return fail(exitUsage, "%s: no certificate is declared under that name: certswarm certs", name)
+		err = fail(exitUsage, "%s: no certificate is declared under that name: certswarm certs", name)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fail(exitTimeout, "not %s within %v: %s", c.String("for"), c.Duration("timeout"), why)
+		err = fail(exitTimeout, "not %s within %v: %s", c.String("for"), c.Duration("timeout"), why)
+	default:
+		err = unanswered(err)
 	}
-	return unanswered(err)
+	return conclude(c, awaited{concluded(err, c.String("for")), c.String("for"), name}, err)
+}
+
+// awaited is the JSON of wait.
+type awaited struct {
+	outcome
+	For  string `json:"for"`
+	Name string `json:"name"` // "": every certificate, or the files
 }
 
 // watcher is control.Client.Watch.

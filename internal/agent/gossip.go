@@ -32,12 +32,20 @@ type report struct {
 	Holds        fleet.Epoch                 `json:"holds"`            // the epoch under which it holds the lease; zero: it does not
 	Elected      fleet.NodeID                `json:"elected,omitzero"` // whom the vote has made the holder, as far as this node knows; zero: nobody, or there is none
 	ElectedUnder fleet.Epoch                 `json:"elected_under"`
-	Obtains      bool                        `json:"obtains"` // certificates, while it holds the lease
+	Leader       fleet.NodeID                `json:"leader,omitzero"` // of the vote; zero: none is known
+	Voters       []seat                      `json:"voters"`          // of the vote, for those who take no part; none: this node takes none either
+	Obtains      bool                        `json:"obtains"`         // certificates, while it holds the lease
 	Problems     []control.Problem           `json:"problems"`
 	Served       map[string][]control.Served `json:"served"`       // by certificate
 	Unused       []string                    `json:"unused"`       // certificates that no server of its nginx uses
 	Certificates map[string]obtaining        `json:"certificates"` // of the node that holds the lease
 	Held         map[string]inForce          `json:"held"`         // by certificate, for those who keep none; null: neither does this node
+}
+
+// seat is a voter, or one who is on the way to it.
+type seat struct {
+	Node    fleet.NodeID `json:"node"`
+	Learner bool         `json:"learner"`
 }
 
 // obtaining is where a certificate stands with whoever obtains it.
@@ -54,6 +62,7 @@ const (
 	callPatience   = 10 * time.Second
 
 	mostGeneration = 1 << 62 // of an epoch that is believed: above it there would soon be no later one
+	mostSeats      = 32      // that are believed: five vote, and a few may be on the way
 )
 
 // reports is what the others said last.
@@ -162,6 +171,9 @@ func (r report) from(role fleet.Role) report {
 	}
 	if role != fleet.Issuer && role != fleet.Witness || r.ElectedUnder.Generation > mostGeneration {
 		r.Elected, r.ElectedUnder = fleet.NodeID{}, fleet.Epoch{}
+	}
+	if role != fleet.Issuer && role != fleet.Witness || len(r.Voters) > mostSeats {
+		r.Leader, r.Voters = fleet.NodeID{}, nil
 	}
 	return r
 }

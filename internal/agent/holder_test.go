@@ -13,48 +13,73 @@ import (
 	"certswarm/testnet"
 )
 
-// acme: comes to one node after the other. A holder without it is named, and leaves the lease to the others when they all have it.
+// acme: comes to one node after the other, and to some maybe never. A holder without it is named as long as nobody else can do better, and then
+// leaves the lease to the one that has it: not to whoever takes it, and not only once all have it.
 func TestAHolderWithoutACMEPassesTheLeaseOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		options := withCertificates(testnet.Options{Nodes: 3})
-		const section = "acme: {accept_terms: true, http01_address: '127.0.0.1:1'}\ncertificates: [{name: www.example.com}]\n"
-		with := options.Config
-		options.Config = func(i int, yaml string) string { return strings.Replace(with(i, yaml), section, "# nothing yet\n", 1) }
-		var requests atomic.Int32
-		edges := options.Edges
-		options.Edges = func(i int, e *agent.Edges) {
-			edges(i, e)
-			e.CA = counted{&requests}
-		}
-		f := testnet.New(t, options)
-		f.Settle()
-		holder := voting(t, f, 3, 3, 5*time.Minute)
-		introduce := func(i int) {
-			t.Helper()
-			if err := reconfigure(t, f, i, "# nothing yet\n", section); err != nil {
-				t.Fatal(err)
+	for _, first := range []int{1, 2} { // nodes after the holder: each of those who could take it over
+		synctest.Test(t, func(t *testing.T) {
+			options := withCertificates(testnet.Options{Nodes: 3})
+			const section = "acme: {accept_terms: true, http01_address: '127.0.0.1:1'}\ncertificates: [{name: www.example.com}]\n"
+			with := options.Config
+			options.Config = func(i int, yaml string) string { return strings.Replace(with(i, yaml), section, "# nothing yet\n", 1) }
+			var requests atomic.Int32
+			edges := options.Edges
+			options.Edges = func(i int, e *agent.Edges) {
+				edges(i, e)
+				e.CA = counted{&requests}
 			}
-			f.Advance(leaseTTL / 2)
-		}
-		introduce((holder + 1) % 3)
-		for i := range 3 {
-			s := f.Status(i)
-			if want := "fe" + string(rune('1'+holder)) + " holds the lease, and has no acme:"; !tells(s, control.NoLeaseHolder, want) {
-				t.Errorf("fe%d does not say that %s: %+v", i+1, want, s.Problems)
+			f := testnet.New(t, options)
+			f.Settle()
+			holder := voting(t, f, 3, 3, 5*time.Minute)
+			introduce := func(i int) {
+				t.Helper()
+				if err := reconfigure(t, f, i, "# nothing yet\n", section); err != nil {
+					t.Fatal(err)
+				}
+				f.Advance(leaseTTL / 2)
 			}
-		}
-		if !f.Status(holder).Lease.HeldHere {
-			t.Error("the lease has moved to where it may be of no more use")
-		}
-		introduce((holder + 2) % 3)
-		f.Advance(leaseTTL)
-		if s := f.Status(holder); s.Lease.HeldHere || s.Lease.Holder == "" || tells(s, control.NoLeaseHolder, "") {
-			t.Errorf("the lease is %+v, %+v", s.Lease, s.Problems)
-		}
-		if requests.Load() == 0 {
-			t.Error("nobody asks the CA")
-		}
-	})
+			able, last := (holder+first)%3, (holder+3-first)%3
+			name := func(i int) string { return "fe" + string(rune('1'+i)) }
+
+			begun := f.Status(holder).Lease.Epoch
+			f.Cut(holder, able)
+			f.Advance(leaseTTL)
+			if l := f.Status(last).Lease; l.Holder != name(holder) || l.Epoch != begun {
+				t.Fatalf("the lease is given to those who can do no better: it was %v's under %v, and is %+v", name(holder), begun, l)
+			}
+			introduce(able)
+			if want := name(holder) + " holds the lease, and has no acme:"; !f.Status(holder).Lease.HeldHere || !tells(f.Status(last), control.NoLeaseHolder, want) {
+				t.Errorf("%s does not keep what nobody who is there can take, or %s does not say so: %+v", name(holder), name(last), f.Status(last))
+			}
+			f.Heal()
+			f.Advance(leaseTTL)
+			for i := range 3 {
+				if s := f.Status(i); s.Lease.Holder != name(able) || tells(s, control.NoLeaseHolder, "") {
+					t.Errorf("by %s it is not %s that holds the lease: %+v, %+v", name(i), name(able), s.Lease, s.Problems)
+				}
+			}
+			if s := f.Status(able); !slices.ContainsFunc(s.Problems, func(p control.Problem) bool {
+				return p.Code == control.WriteFailed && strings.Contains(p.Text, "without acme: in the configuration: ") && strings.Contains(p.Next, ": add acme: ")
+			}) {
+				t.Errorf("%s does not say that it waits for others who have acme:, too: %+v", name(able), s.Problems)
+			}
+			if now := f.Status(able).Lease.Epoch; now.Term != begun.Term+1 {
+				t.Errorf("from %v to %v the lease went round", begun, now)
+			}
+			f.Stop(able)
+			f.Advance(2 * leaseTTL)
+			if s := f.Status(last); s.Lease.Holder == "" || tells(s, control.NoLeaseHolder, "") {
+				t.Errorf("somebody who is gone shall do it: %+v, %+v", s.Lease, s.Problems)
+			}
+			f.Start(able)
+			f.Advance(2 * leaseTTL)
+			epoch := f.Status(able).Lease.Epoch
+			introduce(last)
+			if l := f.Status(able).Lease; !l.HeldHere || l.Epoch != epoch || requests.Load() == 0 {
+				t.Errorf("the lease moved for nothing, or nobody asks the CA (%d requests): %+v", requests.Load(), l)
+			}
+		})
+	}
 }
 
 // Whoever becomes the holder acts on what the fleet knows, not on what it knew when it was there last.

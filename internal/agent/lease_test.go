@@ -357,3 +357,40 @@ func TestBreakGlass(t *testing.T) {
 		})
 	}
 }
+
+// Who takes no part in the vote shows who does, and what the holder has spent of the budget, by the word of those who know; and shows nothing of it as
+// its own knowledge once they are gone.
+func TestAMemberShowsWhoVotes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := testnet.New(t, testnet.Options{Nodes: 5, Roles: []string{"issuer", "witness", "issuer", "member", "member"}})
+		f.Settle()
+		holder := voting(t, f, 3, 3, 5*time.Minute)
+		f.Cut(1, 3)
+		f.Advance(20 * time.Second)
+		there, here := f.Status(holder).Lease, f.Status(3).Lease
+		if here.Leader != there.Leader || here.Leader == "" || here.Wished != 3 || len(here.Voters) != 3 {
+			t.Errorf("a member shows %+v, and the holder %+v", here, there)
+		}
+		for _, v := range here.Voters {
+			if v.Learner || !v.Listed || v.Connected != (v.Name != "fe2") || v.Name == "fe4" || v.Name == "fe5" {
+				t.Errorf("a member that cannot see fe2 says of a voter: %+v", v)
+			}
+		}
+		f.Cut(holder, 4)
+		f.Advance(20 * time.Second)
+		if l := f.Status(4).Lease; len(l.Voters) != 3 {
+			t.Errorf("a member that does not see the holder shows %+v", l)
+		}
+		f.Stop((holder + 2) % 4) // the other issuer
+		f.Advance(20 * time.Second)
+		if l := f.Status(4).Lease; len(l.Voters) != 3 {
+			t.Errorf("a member shows %+v while two voters are left", l)
+		}
+		f.Stop(holder)
+		f.Stop(1)
+		f.Advance(20 * time.Second)
+		if l := f.Status(4).Lease; len(l.Voters) != 0 || l.Leader != "" {
+			t.Errorf("a member shows who voted when it last heard of it: %+v", l)
+		}
+	})
+}

@@ -70,7 +70,8 @@ func (h *house) openOffice(list fleet.Roster, last lease.View) {
 		engine := lease.Elector(lease.NewStatic(h.self.ID, list, ttl, h.state))
 		if kind == config.EngineRaft {
 			engine = lease.NewRaft(lease.RaftConfig{
-				Self: h.self.ID, Roster: list, TTL: ttl, Network: network, OpenDisk: lease.DiskIn(h.state), Clock: h.edges.Clock, Log: h.log,
+				Self: h.self.ID, Roster: list, TTL: ttl, Network: network, OpenDisk: lease.DiskIn(h.state),
+				Prefers: h.obtains, Clock: h.edges.Clock, Log: h.log,
 			})
 		}
 		for _, d := range h.syncer.Directories() {

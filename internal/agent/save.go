@@ -30,7 +30,7 @@ func (f *issuerFleet) Save(ctx context.Context, file string, content []byte) err
 	}
 	receipt, err := f.private.Publish(f.epoch(), syncer.Write{Path: p, Data: content, Perm: 0o600})
 	if err != nil {
-		f.unsaved.note(file, f.self.Name+" cannot write it: "+err.Error(), false)
+		f.unsaved.note(file, f.self.Name+" cannot write it: "+err.Error(), (*house)(f).freeDisk())
 		return err
 	}
 	var now saved
@@ -49,7 +49,7 @@ func (f *issuerFleet) Save(ctx context.Context, file string, content []byte) err
 			return err
 		}
 		if !now.enough {
-			f.unsaved.note(file, now.why((*house)(f).name), len(now.without) == 0)
+			f.unsaved.note(file, now.why((*house)(f).name), (*house)(f).towardsSaved(now))
 			(*house)(f).changed.fire()
 		}
 	}
@@ -98,7 +98,13 @@ func (f *issuerFleet) judgeSave(have []fleet.NodeID, late bool) saved {
 			return slices.ContainsFunc(view.Voters, func(v lease.Voter) bool { return v.Node == id && !v.Learner })
 		}
 	}
-	return judgeSave(f.self.ID, f.roster.Load().Issuers(), have, connected, votes, late)
+	s := judgeSave(f.self.ID, f.roster.Load().Issuers(), have, connected, votes, late)
+	for _, id := range s.without {
+		if rep, heard := f.reports.get(id); heard && !rep.Obtains {
+			s.bare = append(s.bare, id)
+		}
+	}
+	return s
 }
 
 // saved is who holds a file that was published.
@@ -107,6 +113,7 @@ type saved struct {
 	alone   bool           // too few hold it, and it goes on all the same
 	without []fleet.NodeID // this node, and who is connected, if they do not
 	absent  []fleet.NodeID // neither holds it nor is connected
+	bare    []fleet.NodeID // those of without that have no acme:, and so no place for it
 }
 
 // judgeSave is whether a journal is saved. votes tells who votes for the lease; nil: it is not voted for.
@@ -148,8 +155,12 @@ func judgeSave(self fleet.NodeID, issuers []fleet.Member, have []fleet.NodeID, c
 // why says what keeps a file from being saved.
 func (s saved) why(name func(fleet.NodeID) string) string {
 	var parts []string
-	if len(s.without) > 0 {
-		parts = append(parts, "not written by "+strings.Join(names(s.without, name), ", "))
+	failing := slices.DeleteFunc(slices.Clone(s.without), func(id fleet.NodeID) bool { return slices.Contains(s.bare, id) })
+	if len(failing) > 0 {
+		parts = append(parts, "not written by "+strings.Join(names(failing, name), ", "))
+	}
+	if len(s.bare) > 0 {
+		parts = append(parts, "without acme: in the configuration: "+strings.Join(names(s.bare, name), ", "))
 	}
 	if len(s.absent) > 0 {
 		parts = append(parts, "not connected: "+strings.Join(names(s.absent, name), ", "))
@@ -173,20 +184,25 @@ type unsaved struct {
 }
 
 type hindrance struct {
-	why    string // who does not have it
-	absent bool   // only because they are not connected
-	since  time.Time
+	why   string // who does not have it
+	next  string // what a person does about it
+	since time.Time
 }
 
-// next is what a person does about it.
-func (h hindrance) next(stateDir string) string {
-	if h.absent {
+// towardsSaved is what to do so that a file is saved.
+func (h *house) towardsSaved(s saved) string {
+	switch {
+	case len(s.without) == 0:
 		return "start the nodes that are named, or take those that will not come back out of peers: on every other node (certswarm reload)"
+	case len(s.without) == len(s.bare):
+		return "on " + strings.Join(names(s.bare, h.name), ", ") + ": add acme: to the configuration, and certswarm reload; or give them another role in peers:"
 	}
-	return "on the nodes that are named: df -h " + stateDir
+	return h.freeDisk()
 }
 
-func (u *unsaved) note(file, why string, absent bool) {
+func (h *house) freeDisk() string { return "on the nodes that are named: df -h " + h.cfg.StateDir }
+
+func (u *unsaved) note(file, why, next string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.files == nil {
@@ -196,7 +212,7 @@ func (u *unsaved) note(file, why string, absent bool) {
 	if old, known := u.files[file]; known {
 		since = old.since
 	}
-	u.files[file] = hindrance{why, absent, since}
+	u.files[file] = hindrance{why, next, since}
 	if u.since.IsZero() {
 		u.since = since
 	}
@@ -253,7 +269,7 @@ func (h *house) unsavedProblems() []control.Problem {
 	var out []control.Problem
 	for p, held := range h.unsaved.files {
 		out = append(out, h.problem(control.WriteFailed, held.since, fmt.Sprintf("issuers/%s is not saved: %s", p, held.why),
-			"nothing is asked of the CA before this node, and where the lease is voted for most issuers, have it", held.next(h.cfg.StateDir)))
+			"nothing is asked of the CA before this node, and where the lease is voted for most issuers, have it", held.next))
 	}
 	slices.SortFunc(out, func(a, b control.Problem) int { return strings.Compare(a.Text, b.Text) })
 	return out

@@ -12,6 +12,7 @@ import (
 	"certswarm/internal/control"
 	"certswarm/internal/fleet"
 	"certswarm/internal/lease"
+	"certswarm/internal/lease/rules"
 )
 
 var _ control.Steward = (*Agent)(nil)
@@ -30,6 +31,12 @@ func (h *house) leaseStatus() control.Lease {
 		Engine: v.Engine, Epoch: v.Epoch, HeldHere: v.HeldHere, Renewed: control.At(v.Renewed),
 		Leader: h.nameOf(v.Leader), Wished: v.Wished,
 	}
+	if len(v.Voters) == 0 && v.Engine == "raft" {
+		var leader fleet.NodeID
+		if leader, v.Voters = h.toldVoters(v.Holder); l.Leader == "" {
+			l.Leader = h.nameOf(leader)
+		}
+	}
 	if holder, listed := h.roster.Load().ByID(v.Holder); listed {
 		l.Holder = holder.Name
 	}
@@ -39,6 +46,33 @@ func (h *house) leaseStatus() control.Lease {
 		})
 	}
 	return l
+}
+
+// toldVoters is who votes by the word of those who take part in the vote, the holder of the lease before all others: a node that takes none learns it
+// from nobody else.
+func (h *house) toldVoters(holder fleet.NodeID) (leader fleet.NodeID, voters []lease.Voter) {
+	list := h.roster.Load()
+	ask := []fleet.NodeID{holder}
+	electorate := rules.Electorate(*list)
+	for _, m := range electorate {
+		ask = append(ask, m.ID)
+	}
+	for _, id := range ask {
+		_, connected := h.mesh.Session(id)
+		rep, _ := h.reports.get(id)
+		if !connected || len(rep.Voters) == 0 {
+			continue
+		}
+		for _, s := range rep.Voters {
+			_, up := h.mesh.Session(s.Node)
+			voters = append(voters, lease.Voter{
+				Node: s.Node, Learner: s.Learner, Connected: up || s.Node == h.self.ID,
+				Listed: slices.ContainsFunc(electorate, func(m fleet.Member) bool { return m.ID == s.Node }),
+			})
+		}
+		return rep.Leader, voters
+	}
+	return fleet.NodeID{}, nil
 }
 
 // votingProblems is what keeps this node's part in the vote from being as it should. That nobody holds the lease every node sees by
@@ -114,20 +148,15 @@ func (h *house) towardsHolder(next string) string {
 
 // idleHolder says that whoever holds the lease has nothing to obtain certificates with, while another issuer has.
 func (h *house) idleHolder(holder fleet.NodeID) []control.Problem {
-	obtains := func(id fleet.NodeID) (yes, known bool) {
-		if id == h.self.ID {
-			return h.acme != nil, true
-		}
-		_, up := h.mesh.Session(id)
-		rep, heard := h.reports.get(id)
-		return rep.Obtains, up && heard
-	}
-	able := slices.ContainsFunc(h.roster.Load().Issuers(), func(m fleet.Member) bool { yes, known := obtains(m.ID); return yes && known })
-	if yes, known := obtains(holder); yes || !known || !able {
+	_, up := h.mesh.Session(holder)
+	_, heard := h.reports.get(holder)
+	known := holder == h.self.ID || up && heard
+	able := slices.ContainsFunc(h.roster.Load().Issuers(), func(m fleet.Member) bool { return h.obtains(m.ID) })
+	if !known || h.obtains(holder) || !able {
 		return nil
 	}
 	name := h.name(holder)
-	because := "the lease moves by itself once all other issuers that are connected have acme:"
+	because := "the lease moves by itself to a node that has acme:, once one that votes is connected to " + name
 	if h.elector.View().Engine == "static" {
 		because = "the lease follows the peer list here (lease.engine static)"
 	}
@@ -137,17 +166,29 @@ func (h *house) idleHolder(holder fleet.NodeID) []control.Problem {
 	return []control.Problem{p}
 }
 
-// passOn gives the lease away where certificates are not obtained, once whoever may take it over obtains them: acme: comes to one node after
-// the other. Until then idleHolder tells of it.
+// obtains reports whether a node is known to obtain certificates while it holds the lease: this one, or one that is connected and has said so.
+func (h *house) obtains(id fleet.NodeID) bool {
+	if id == h.self.ID {
+		return h.acme != nil
+	}
+	_, up := h.mesh.Session(id)
+	rep, _ := h.reports.get(id)
+	return up && rep.Obtains
+}
+
+// passOn gives the lease away where certificates are not obtained, once there is somebody to take it over who obtains them: acme: comes to one
+// node after the other, or never to some of those who vote. Until then idleHolder tells of it.
 func (h *house) passOn(ctx context.Context) {
 	for {
 		changed := h.changed.wait()
-		if view := h.elector.View(); view.HeldHere && view.Engine == "raft" && h.othersObtain() {
+		if view := h.elector.View(); view.HeldHere && view.Engine == "raft" && h.anotherObtains(view) {
 			h.log.Info("this node has no acme: in its configuration: it gives the lease to one that has")
+			again := time.Duration(h.cfg.Lease.TTL)
 			if err := h.elector.Resign(ctx); err != nil {
 				h.log.Warn("the lease is not given away", "error", err)
+				again *= passOnPause
 			}
-			if !pause(ctx, time.Duration(h.cfg.Lease.TTL)) {
+			if !pause(ctx, again) {
 				return
 			}
 			continue
@@ -160,19 +201,15 @@ func (h *house) passOn(ctx context.Context) {
 	}
 }
 
-// othersObtain reports whether there are other issuers, and all that are connected obtain certificates.
-func (h *house) othersObtain() bool {
-	able := 0
-	for _, m := range h.roster.Load().Issuers() {
-		if _, up := h.mesh.Session(m.ID); !up {
-			continue
-		}
-		if rep, _ := h.reports.get(m.ID); !rep.Obtains {
-			return false
-		}
-		able++
-	}
-	return able > 0
+// passOnPause is for how many ttl a holder goes on that nobody has relieved: whatever runs under the lease ends with every attempt.
+const passOnPause = 10
+
+// anotherObtains reports whether some other voter that may hold the lease obtains certificates. The engine prefers it (see openOffice), so that the
+// lease does not go round among those who do not.
+func (h *house) anotherObtains(view lease.View) bool {
+	return slices.ContainsFunc(view.Voters, func(v lease.Voter) bool {
+		return v.Node != h.self.ID && v.Connected && !v.Learner && h.isIssuer(v.Node) && h.obtains(v.Node)
+	})
 }
 
 // withoutHolder is what it means that nobody holds the lease.

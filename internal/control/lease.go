@@ -22,7 +22,7 @@ type Lease struct {
 
 	Leader string      `json:"leader"` // name of the node that leads the vote; "" where none is known, or there is no vote
 	Wished int         `json:"wished"` // how many should vote, by this node's peer list
-	Voters List[Voter] `json:"voters"` // who votes now, and who is on the way to it
+	Voters List[Voter] `json:"voters"` // who votes now, and who is on the way to it; none also where nobody has told
 }
 
 // Voter is one seat of the vote.

@@ -187,19 +187,27 @@ var (
 	errNobodyTook  = errors.New("no other voter took the lease over in time; this node goes on")
 )
 
-// successor returns the voter that can take over soonest: an issuer that is connected, answers, and has most of the log.
+// successor returns the voter that shall take over: an issuer that is connected, the one with whom the lease is of use before the one that can do so
+// soonest, which answers and has most of the log.
 func (s *seat) successor() (best rules.Seat, ok bool) {
 	var most uint64
-	var answers bool
+	var answers, preferred bool
 	s.rn.WithProgress(func(id uint64, kind raft.ProgressType, pr tracker.Progress) {
 		seat := s.state.Seats[id]
 		member, listed := s.list.ByID(seat.Node)
 		if id == s.id || kind == raft.ProgressTypeLearner || !listed || member.Role != fleet.Issuer {
 			return
 		}
-		better := !ok || pr.RecentActive && !answers || pr.RecentActive == answers && pr.Match > most
-		if s.peers[seat.Node] != nil && better {
-			best, most, answers, ok = seat, pr.Match, pr.RecentActive, true
+		if s.peers[seat.Node] == nil {
+			return
+		}
+		prefers := s.r.config.Prefers(seat.Node)
+		better := !ok || prefers && !preferred
+		if prefers == preferred {
+			better = better || pr.RecentActive && !answers || pr.RecentActive == answers && pr.Match > most
+		}
+		if better {
+			best, most, answers, preferred, ok = seat, pr.Match, pr.RecentActive, prefers, true
 		}
 	})
 	return best, ok

@@ -28,7 +28,7 @@ type Peer struct {
 	List  [32]byte  // fleet.Roster.Digest of its own list
 }
 
-// RaftConfig is what a Raft is made from; every field but Clock and Log is required.
+// RaftConfig is what a Raft is made from; every field but Prefers, Clock and Log is required.
 type RaftConfig struct {
 	Self    fleet.NodeID
 	Roster  fleet.Roster
@@ -36,8 +36,10 @@ type RaftConfig struct {
 	Network Network
 	// OpenDisk opens what this node knows across restarts; anew says that what is there is damaged and must be put aside.
 	OpenDisk func(anew bool) (Disk, error)
-	Clock    Clock        // default: package time's. The machine's is SystemClock
-	Log      *slog.Logger // default: slog.Default()
+	// Prefers tells with whom the lease is of use: it is given to them before all others. It is asked often, and must not wait.
+	Prefers func(fleet.NodeID) bool // default: all are alike
+	Clock   Clock                   // default: package time's. The machine's is SystemClock
+	Log     *slog.Logger            // default: slog.Default()
 }
 
 // Raft is the engine for fleets of three issuers and more: 1, 3 or 5 of them vote, and who leads them and has said so in their log
@@ -107,6 +109,9 @@ func NewRaft(config RaftConfig) *Raft {
 	}
 	if config.Clock == nil {
 		config.Clock = plainClock()
+	}
+	if config.Prefers == nil {
+		config.Prefers = func(fleet.NodeID) bool { return false }
 	}
 	r := &Raft{
 		config: config, list: newListing(config.Roster), hold: newHold(config.Clock),
