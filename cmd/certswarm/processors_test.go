@@ -22,7 +22,7 @@ func TestAllProcessorsAreUsedWhileThereIsMuchToDo(t *testing.T) {
 		p.busy()
 		time.Sleep(lullAfter - 1)
 		expect("it starts with all, and there was much to do")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect("nothing much for a while", false)
 		time.Sleep(time.Hour)
 		expect("still nothing", false)
