@@ -15,14 +15,19 @@ type refusal struct{ what, instead string }
 
 func (r *refusal) Error() string { return r.what + "; " + r.instead }
 
-// Duration is a span of time in Go's notation: 30s, 10m, 1h30m.
+// Duration is a span of time in Go's notation: 30s, 10m, 1h30m. It is a year at most, so that what is reckoned from it has an end too.
 type Duration time.Duration
+
+const maxDuration = 366 * 24 * time.Hour
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *Duration) UnmarshalText(text []byte) error {
 	parsed, err := time.ParseDuration(string(text))
 	if err != nil {
 		return &refusal{fmt.Sprintf("%q is not a duration", text), "write a number with its unit: 30s, 10m or 24h"}
+	}
+	if parsed.Abs() > maxDuration {
+		return &refusal{fmt.Sprintf("%s is longer than a year", text), "write 8784h or less"}
 	}
 	*d = Duration(parsed)
 	return nil
