@@ -101,7 +101,9 @@ func (d *Directory) doubtedLocked(p index.Path) bool {
 func (d *Directory) noteSurveyLocked(s *survey) {
 	for _, p := range s.fine {
 		for _, code := range lookFaults {
-			d.clearFaultLocked(code, p)
+			if err := s.faults[p]; err == nil || lookFault(err) != code { // else it is still there, and no news
+				d.clearFaultLocked(code, p)
+			}
 		}
 	}
 	d.endFaultsLocked(s)
@@ -111,14 +113,16 @@ func (d *Directory) noteSurveyLocked(s *survey) {
 		}
 	}
 	for p, err := range s.faults {
-		var odd strange
-		switch {
-		case errors.As(err, &odd):
-			d.faultLocked(NameRefused, p, err)
-		default:
-			d.faultLocked(DirectoryUnreadable, p, err)
-		}
+		d.faultLocked(lookFault(err), p, err)
 	}
+}
+
+// lookFault is the code for the error of a look.
+func lookFault(err error) FaultCode {
+	if odd := (strange{}); errors.As(err, &odd) {
+		return NameRefused
+	}
+	return DirectoryUnreadable
 }
 
 // errSpecial says what others do not get of a file.

@@ -109,6 +109,7 @@ func (d *Directory) walkInto(s *survey, dir index.Path) {
 		return
 	}
 	s.Listed = append(s.Listed, dir)
+	s.fine = append(s.fine, dir)
 	for _, name := range names {
 		p, err := dir.Join(name)
 		if err != nil {
@@ -245,6 +246,9 @@ func (d *Directory) notice(ctx context.Context) {
 	later := postponed{}
 	d.followStart(later)
 	for {
+		if wait, some := later.next(time.Now()); some {
+			retry.Reset(wait)
+		}
 		all := false
 		var paths []index.Path
 		select {
@@ -260,6 +264,7 @@ func (d *Directory) notice(ctx context.Context) {
 			d.watchState()
 			d.forgetOverflow()
 			d.mendClock()
+			later.keepUnread(d.unread(), time.Now())
 			paths, all = d.unheard(time.Now())
 			all = all || d.canGive(time.Now())
 		case i := <-d.inspections:
@@ -278,9 +283,6 @@ func (d *Directory) notice(ctx context.Context) {
 		if all || len(paths) > 0 {
 			d.lookAt(paths, all, later)
 		}
-		if wait, some := later.next(time.Now()); some {
-			retry.Reset(wait)
-		}
 	}
 }
 
@@ -288,7 +290,7 @@ func (d *Directory) notice(ctx context.Context) {
 func (d *Directory) lookAt(paths []index.Path, all bool, later postponed) {
 	s := d.survey(paths, all)
 	var touched []index.Path
-	if len(s.Looked)+len(s.Listed) > 0 {
+	if len(s.Looked)+len(s.Listed)+len(s.faults) > 0 {
 		d.mu.Lock()
 		touched = d.takeScanLocked(s)
 		d.mu.Unlock()
@@ -297,7 +299,11 @@ func (d *Directory) lookAt(paths []index.Path, all bool, later postponed) {
 	d.follow(s, touched, later)
 	now := time.Now()
 	for _, p := range paths {
-		if a, waits := later[p]; waits && !now.Before(a.at) {
+		switch a, waits := later[p]; {
+		case !waits || now.Before(a.at):
+		case a.unread:
+			later.stillUnread(p, now)
+		default:
 			later.again(p, now) // the directory is not there to be looked at
 		}
 	}
@@ -305,6 +311,7 @@ func (d *Directory) lookAt(paths []index.Path, all bool, later postponed) {
 
 // followStart postpones what could not be told at the start.
 func (d *Directory) followStart(later postponed) {
+	later.keepUnread(d.unread(), time.Now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for p := range d.holds {
@@ -312,15 +319,33 @@ func (d *Directory) followStart(later postponed) {
 	}
 }
 
-// follow postpones what was busy or is held, and tells who cares of what is not as it was.
+// unread returns what could not be read when it was looked at last, whoever looked. No error is told apart: nobody tells that a want of descriptors or
+// memory is over, nor of rights that somebody gave above the root, and a look a minute costs nothing.
+func (d *Directory) unread() map[index.Path]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[index.Path]bool{}
+	for _, f := range d.faults {
+		if f.Code != DirectoryUnreadable {
+			continue
+		}
+		if p, err := index.ParsePath(f.Path); err == nil || f.Path == "" {
+			out[p] = true
+		}
+	}
+	return out
+}
+
+// follow postpones what was busy or is held or could not be read, and tells who cares of what is not as it was.
 func (d *Directory) follow(s *survey, touched []index.Path, later postponed) {
 	now := time.Now()
 	busy := map[index.Path]bool{}
 	for _, p := range s.busy {
 		busy[p] = true
 	}
+	unread := d.unread()
 	for _, p := range s.Looked {
-		if !busy[p] {
+		if !busy[p] && !(unread[p] && later[p].unread) {
 			delete(later, p)
 		}
 	}
@@ -331,6 +356,7 @@ func (d *Directory) follow(s *survey, touched []index.Path, later postponed) {
 			later.again(p, now)
 		}
 	}
+	later.keepUnread(unread, now)
 	if d.Observed != nil && len(touched) > 0 {
 		d.Observed(touched)
 	}
@@ -419,9 +445,6 @@ func (d *Directory) survey(paths []index.Path, all bool) *survey {
 		return newScan()
 	}
 	if all {
-		d.mu.Lock() // what stood in the way of the last full look is found again, or gone
-		d.clearFaultLocked(DirectoryUnreadable, index.Path{})
-		d.mu.Unlock()
 		clear(d.unwatched)
 		d.disk.owners.forget()
 	}
@@ -431,6 +454,10 @@ func (d *Directory) survey(paths []index.Path, all bool) *survey {
 		d.walkInto(s, index.Path{})
 	}
 	for _, p := range paths {
+		if p.IsZero() { // the root is there, and could not be read
+			d.walkInto(s, p)
+			continue
+		}
 		directory := d.lookInto(s, p)
 		d.forgetWatches(s, p)
 		if directory {

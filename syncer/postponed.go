@@ -19,6 +19,13 @@ const (
 	retrySeldom = 2 * time.Second
 )
 
+// What could not be read is looked at again after unreadFirst, then after twice as long each time, up to unreadLast: the cause may pass, and nobody
+// tells of that.
+const (
+	unreadFirst = time.Second
+	unreadLast  = time.Minute
+)
+
 // patience is for how long a new file under a name that programs use for unfinished files is left alone: it is usually about to
 // be renamed to what it is for.
 const patience = 100 * time.Millisecond
@@ -41,11 +48,13 @@ type appointment struct {
 	at    time.Time
 	delay time.Duration // since the last look; 0 before the first
 	since time.Time     // of the first look
+	// unread says that it is for what could not be read. Any other appointment comes sooner, and takes its place.
+	unread bool
 }
 
 // leave gives a path its time to become something else; more news of it changes nothing.
 func (p postponed) leave(path index.Path, now time.Time) {
-	if _, known := p[path]; !known {
+	if a, known := p[path]; !known || a.unread {
 		p[path] = appointment{at: now.Add(patience)}
 	}
 }
@@ -54,14 +63,35 @@ func (p postponed) leave(path index.Path, now time.Time) {
 func (p postponed) again(path index.Path, now time.Time) {
 	last := p[path]
 	if last.since.IsZero() {
-		last.since = now
+		last = appointment{since: now}
 	}
 	most := retryLast
 	if now.Sub(last.since) > 5*pairs.Patience {
 		most = retrySeldom
 	}
 	delay := min(max(2*last.delay, retryFirst), most)
-	p[path] = appointment{now.Add(delay), delay, last.since}
+	p[path] = appointment{at: now.Add(delay), delay: delay, since: last.since}
+}
+
+// keepUnread makes the first appointments for the paths that cannot be read, and ends those for what could be since, or is gone. One that is made stays
+// as it is, whoever looks meanwhile.
+func (p postponed) keepUnread(paths map[index.Path]bool, now time.Time) {
+	for path, a := range p {
+		if a.unread && !paths[path] {
+			delete(p, path)
+		}
+	}
+	for path := range paths {
+		if _, known := p[path]; !known {
+			p.stillUnread(path, now)
+		}
+	}
+}
+
+// stillUnread makes the next appointment for a path that was tried again.
+func (p postponed) stillUnread(path index.Path, now time.Time) {
+	delay := min(max(2*p[path].delay, unreadFirst), unreadLast)
+	p[path] = appointment{at: now.Add(delay), delay: delay, unread: true}
 }
 
 // at makes the next appointment for a path.

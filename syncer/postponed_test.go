@@ -54,6 +54,49 @@ func TestPostponedPathsAreLookedAtMoreAndMoreSeldom(t *testing.T) {
 	}
 }
 
+// What cannot be read is not looked at more often because somebody looks at it meanwhile; what is soon to be looked at anyway is not put off.
+func TestWhatCannotBeReadIsLookedAtSeldom(t *testing.T) {
+	now := time.Unix(1000, 0)
+	path, other := index.MustPath("a.pem"), index.MustPath("b.pem.new")
+	unread := map[index.Path]bool{path: true}
+	p := postponed{}
+	var waits []time.Duration
+	p.keepUnread(unread, now)
+	for range 8 {
+		wait, _ := p.next(now)
+		waits = append(waits, wait/time.Second)
+		now = now.Add(wait)
+		p.keepUnread(unread, now) // by somebody else, in the moment in which it is due
+		if got := p.due(now); !slices.Equal(got, []index.Path{path}) {
+			t.Errorf("after %v: %v", wait, got)
+		}
+		p.stillUnread(path, now)
+	}
+	if want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60}; !slices.Equal(waits, want) {
+		t.Errorf("waits of %v s, not %v", waits, want)
+	}
+	p.keepUnread(unread, now)
+	p.again(path, now) // it can be read, and is being written
+	p.keepUnread(unread, now)
+	if wait, _ := p.next(now); wait != retryFirst {
+		t.Errorf("what is being written is looked at after %v", wait)
+	}
+	p.keepUnread(nil, now)
+	if wait, some := p.next(now); !some || wait != retryFirst {
+		t.Error("what is being written is forgotten")
+	}
+	p = postponed{}
+	p.keepUnread(map[index.Path]bool{path: true, other: true}, now)
+	p.leave(other, now) // there is news of it
+	if wait, _ := p.next(now); wait != patience {
+		t.Errorf("it is news after %v", wait)
+	}
+	p.keepUnread(nil, now)
+	if got := p.due(now.Add(time.Hour)); !slices.Equal(got, []index.Path{other}) {
+		t.Errorf("what was read is to be looked at again: %v", got)
+	}
+}
+
 func TestNamesThatLookUnfinished(t *testing.T) {
 	for name, want := range map[string]bool{
 		".a.pem": true, "a.pem.tmp": true, "a.tmp123": true, "a~": true, "#a#": true, "a.swp": true, "a.new": true,
