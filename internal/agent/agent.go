@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -54,7 +55,10 @@ func New(load func() (*config.Config, error), version string, edges Edges, log *
 
 // Run is the daemon. It returns nil when ctx ended and everything is down in good order, an error when it could not start or go on.
 func (a *Agent) Run(ctx context.Context) error {
-	cfg, err := a.load()
+	cfg, err := unlessEnded(ctx, a.load)
+	if errors.Is(err, errStopping) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -120,7 +124,7 @@ func (a *Agent) live(ctx context.Context) error {
 			a.log.Error("something did not end well before the new configuration", "error", err)
 		}
 		if ctx.Err() != nil { // nobody needs another house any more
-			answer <- fmt.Errorf("the daemon is stopping: %w", context.Cause(ctx))
+			answer <- stoppingFor(ctx)
 			return nil
 		}
 		answer <- a.move(h, next)
@@ -147,7 +151,12 @@ func (a *Agent) await(ctx context.Context, h *house, ended chan error) (next *co
 			}
 			return nil, nil, errors.Join(errors.New("the agent cannot go on"), err)
 		case r := <-a.requests:
-			cfg, err := a.read(a.accepted)
+			old := a.accepted
+			cfg, err := unlessEnded(ctx, func() (*config.Config, error) { return a.read(old) })
+			if errors.Is(err, errStopping) {
+				r.done <- err
+				return nil, nil, nil
+			}
 			a.noteReload(err)
 			switch {
 			case err != nil:
@@ -162,6 +171,34 @@ func (a *Agent) await(ctx context.Context, h *house, ended chan error) (next *co
 	}
 }
 
+var (
+	errStopping     = errors.New("the daemon is stopping")
+	errNeedsRestart = errors.New("which a running daemon cannot take; run systemctl restart certswarm")
+)
+
+func stoppingFor(ctx context.Context) error {
+	return fmt.Errorf("%w: %w", errStopping, context.Cause(ctx))
+}
+
+// unlessEnded returns what read does, or errStopping (wrapped) as soon as ctx ends: a disk that hangs, such as a server's
+// that is gone, holds up no stop. It cannot be told to give up, so that read goes on alone then until the process ends; it
+// must change nothing.
+func unlessEnded(ctx context.Context, read func() (*config.Config, error)) (*config.Config, error) {
+	done := make(chan struct{})
+	var got *config.Config
+	var failed error
+	go func() {
+		defer close(done)
+		got, failed = read()
+	}()
+	select {
+	case <-done:
+		return got, failed
+	case <-ctx.Done():
+		return nil, stoppingFor(ctx)
+	}
+}
+
 // read loads the configuration and refuses what a running daemon cannot take.
 func (a *Agent) read(old *config.Config) (*config.Config, error) {
 	cfg, err := a.load()
@@ -169,16 +206,20 @@ func (a *Agent) read(old *config.Config) (*config.Config, error) {
 		return nil, err
 	}
 	if fixed := config.NeedsRestart(old, cfg); len(fixed) > 0 {
-		return nil, fmt.Errorf("%s changed, which a running daemon cannot take; run systemctl restart certswarm", strings.Join(fixed, ", "))
+		return nil, fmt.Errorf("%s changed, %w", strings.Join(fixed, ", "), errNeedsRestart)
 	}
 	if _, err := cfg.Self(a.identity.ID()); err != nil {
 		return nil, err
 	}
 	for _, d := range cfg.Directories { // what would fail halfway is refused before anything is touched
-		if info, err := os.Stat(d.Path); err != nil {
-			return nil, fmt.Errorf("directory %s: %w", d.Name, err)
-		} else if !info.IsDir() {
-			return nil, fmt.Errorf("directory %s: %s is not a directory", d.Name, d.Path)
+		info, err := os.Stat(d.Path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, fmt.Errorf("directory %s: there is no %s; make it, then certswarm reload", d.Name, d.Path)
+		case err != nil:
+			return nil, fmt.Errorf("directory %s: %w; mend that, then certswarm reload", d.Name, err)
+		case !info.IsDir():
+			return nil, fmt.Errorf("directory %s: %s is not a directory; make it one or write another path, then certswarm reload", d.Name, d.Path)
 		}
 	}
 	return cfg, nil
@@ -215,10 +256,21 @@ func (a *Agent) noteReload(err error) {
 		a.refused = &control.Problem{
 			Code: control.ConfigRefused, Severity: control.ConfigRefused.Severity(), Since: control.At(time.Now()),
 			Node: a.house.Load().self.Name, Text: oneLine(err), Because: "the old configuration stays in force",
-			Next: "certswarm config check",
+			Next: afterRefusal(err),
 		}
 	}
 	a.changed.fire()
+}
+
+// afterRefusal returns the next command for whoever mends a configuration that was refused.
+func afterRefusal(err error) string {
+	switch {
+	case errors.As(err, new(config.Errors)):
+		return "certswarm config check"
+	case errors.Is(err, errNeedsRestart):
+		return "systemctl restart certswarm"
+	}
+	return "certswarm reload" // the files are well, so that a check of them would say: valid
 }
 
 // oneLine is an error as a status has room for: of several, the first and how many more there are.

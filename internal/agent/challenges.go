@@ -9,15 +9,30 @@ import (
 
 	"certswarm/nginx"
 	"certswarm/syncer/index"
+
+	"golang.org/x/net/netutil"
 )
 
-// serveChallenges answers nginx's @certswarm.
+// challengesAtOnce is how many connections to the challenge socket are open at a time; more wait in the kernel. Everybody
+// on the machine may connect, and each costs one of the descriptors that the rest of the daemon lives on. It is far
+// more than one nginx has under way at a time: a CA looks a few times for each name.
+const challengesAtOnce = 256
+
+// serveChallenges answers nginx's @certswarm. Nobody holds one of the connections for longer than its timeouts: to send
+// a request, to wait for the answer of a peer (3 s) and take it, and to think of another request.
 func (h *house) serveChallenges(ctx context.Context) error {
 	responder := nginx.NewResponder(h.localToken, h.askForToken)
-	server := &http.Server{Handler: responder, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug)}
+	server := &http.Server{
+		Handler:           responder,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second, // with the body, for which nobody here asks
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       5 * time.Second,
+		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // the listener goes either way; whoever is cut off asks again
 	defer stop()
-	if err := server.Serve(h.http01); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(netutil.LimitListener(h.http01, challengesAtOnce)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

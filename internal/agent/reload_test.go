@@ -190,3 +190,37 @@ func TestTheEndComesBeforeAnotherHouse(t *testing.T) {
 		}
 	})
 }
+
+// Whoever mends a configuration that was refused is told what to do, and a command that says more than "valid".
+func TestARefusedConfigurationSaysWhatToDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := testnet.New(t, testnet.Options{Nodes: 1})
+		f.Settle()
+		here := f.Path(0, "")
+		none, file := filepath.Join(t.TempDir(), "nodir"), filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		path := func(p string) string { return "path: " + p + "," }
+		for _, c := range []struct{ from, to, text, next string }{
+			{path(here), path(none), "there is no " + none + "; make it, then certswarm reload", "certswarm reload"},
+			{path(none), path(file + "/x"), "not a directory; mend that, then certswarm reload", "certswarm reload"},
+			{path(file + "/x"), path(file), file + " is not a directory; make it one or write another path, then certswarm reload", "certswarm reload"},
+			{path(file), path(here) + " writes: 1,", "writes", "certswarm config check"},
+			{" writes: 1,", "", "", ""},
+			{"cluster: testnet", "cluster: another", "which a running daemon cannot take; run systemctl restart certswarm", "systemctl restart certswarm"},
+		} {
+			err := reconfigure(t, f, 0, c.from, c.to)
+			if c.text == "" {
+				if err != nil || tells(f.Status(0), control.ConfigRefused, "") {
+					t.Errorf("%s: %v, %+v", c.to, err, f.Status(0).Problems)
+				}
+				continue
+			}
+			s := f.Status(0)
+			if err == nil || !strings.Contains(err.Error(), c.text) || len(s.Problems) == 0 || !strings.Contains(s.Problems[0].Text, c.text) || s.Problems[0].Next != c.next {
+				t.Errorf("%s: %v, %+v", c.to, err, s.Problems)
+			}
+		}
+	})
+}

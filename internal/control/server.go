@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // Daemon is what the socket speaks for. Its methods may be called from many goroutines at once.
@@ -69,7 +71,12 @@ const (
 	streamHeartbeat = 10 * time.Second       // a watcher hears at least this often, so that silence means trouble
 	lineTimeout     = 10 * time.Second       // for a watcher to take one line
 	drainTimeout    = time.Second            // for requests under way when the daemon ends
-	headerTimeout   = 10 * time.Second
+	headerTimeout   = 10 * time.Second       // for a request, and for another one on the same connection
+
+	// connections are served at once; more wait in the kernel until one ends. Each costs one of the descriptors that the
+	// rest of the daemon lives on. Those that last are of people who watch or follow, of lease tenures and of scrapers: a
+	// dozen on a busy day, so that short questions always find room. Half a request holds its place for headerTimeout.
+	connections = 128
 )
 
 // Server answers on the control socket.
@@ -109,6 +116,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		Handler:           s,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       headerTimeout,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	drained := make(chan struct{})
@@ -120,7 +128,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			_ = server.Close() // those that did not end in time are cut off
 		}
 	})
-	err := server.Serve(ln)
+	err := server.Serve(netutil.LimitListener(ln, connections))
 	if stop() {
 		return errors.Join(fmt.Errorf("control socket: %w", err), server.Close())
 	}

@@ -5,10 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -377,5 +379,47 @@ func TestControlSocketOf(t *testing.T) {
 	}
 	if cfg, err := config.Load([]string{"none.yaml"}); cfg != nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file is one of the Errors: %v", err)
+	}
+}
+
+// Nobody may ever write into a pipe, so that it is not waited for.
+func TestOnlyARegularFileIsRead(t *testing.T) {
+	tree(t, map[string]string{"certswarm.yaml": head + peer1 + directory, "conf.d/a.yaml": "", "conf.d/dir.yaml/x": ""})
+	if err := errors.Join(syscall.Mkfifo("pipe", 0o600), syscall.Mkfifo("conf.d/pipe.yaml", 0o600), os.Symlink("/dev/zero", "conf.d/zero.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := net.Listen("unix", "conf.d/socket.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	const instead = "; put a regular file in its place, or remove it"
+	_, err = config.LoadWithConfD("certswarm.yaml")
+	if want := "conf.d/dir.yaml:1:1: cannot be read: is a directory; name a file that can be read\n" +
+		"conf.d/pipe.yaml:1:1: a pipe, not a file" + instead + "\n" +
+		"conf.d/socket.yaml:1:1: a socket or a device, not a file" + instead + "\n" +
+		"conf.d/zero.yaml:1:1: a device, not a file" + instead; err == nil || err.Error() != want {
+		t.Errorf("want\n%s\ngot\n%v", want, err)
+	}
+	want := "pipe:1:1: a pipe, not a file" + instead
+	if _, err := config.Load([]string{"pipe"}); err == nil || err.Error() != want {
+		t.Errorf("want %s, got %v", want, err)
+	}
+	if err := config.CheckFragment("pipe"); err == nil || err.Error() != want {
+		t.Errorf("want %s, got %v", want, err)
+	}
+	if socket, err := config.ControlSocketOf("pipe"); err == nil {
+		t.Errorf("%s without a word that it is a guess", socket)
+	}
+}
+
+func TestAPipeForConfD(t *testing.T) {
+	tree(t, map[string]string{"certswarm.yaml": head + peer1 + directory})
+	if err := syscall.Mkfifo("conf.d", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := config.LoadWithConfD("certswarm.yaml")
+	if want := "conf.d:1:1: cannot be read: not a directory; name a file that can be read"; err == nil || err.Error() != want {
+		t.Errorf("want %s, got %v", want, err)
 	}
 }

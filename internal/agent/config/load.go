@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 )
 
 // maxFile is the largest configuration file that is read, in bytes: hundreds of nodes and thousands of certificates.
@@ -105,7 +106,11 @@ func open(files []string) ([]source, *problems) {
 			continue
 		}
 		text, err := readFile(name)
+		special := notRegular("")
 		switch {
+		case errors.As(err, &special):
+			p.report("", place{name, 1, 1}, special.Error()+", not a file", "put a regular file in its place, or remove it")
+			p.unread = true
 		case err != nil:
 			p.unreadable(name, err)
 		case len(text) > maxFile:
@@ -127,13 +132,33 @@ func (p *problems) unreadable(name string, err error) {
 	p.unread = true
 }
 
-// readFile reads one byte more than may be there, at most.
+// notRegular is what stands where a regular file belongs.
+type notRegular string
+
+func (n notRegular) Error() string { return string(n) }
+
+// readFile reads one byte more than may be there, at most. What is not a regular file is a notRegular: nobody may be
+// writing into a pipe, ever, and whoever reads here would wait for that.
 func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a named pipe waits otherwise
+	if errors.Is(err, syscall.ENXIO) {
+		return nil, notRegular("a socket or a device") // open(2): those that cannot be opened
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	info, err := f.Stat() // of what was opened: the name may mean something else by now
+	if err != nil {
+		return nil, err
+	}
+	switch mode := info.Mode(); {
+	case mode.IsRegular(), mode.IsDir(): // a directory cannot be read, and says so
+	case mode&fs.ModeNamedPipe != 0:
+		return nil, notRegular("a pipe")
+	default:
+		return nil, notRegular("a device")
+	}
 	return io.ReadAll(io.LimitReader(f, maxFile+1))
 }
 
