@@ -238,7 +238,6 @@ func TestCommandsWithNothingToShowSayInJSONWhatCameOfThem(t *testing.T) {
 		"lease resign":          {&steward{}, 0, `{"ok":true,"text":"the lease was given away: certswarm lease show"}`},
 	} {
 		t.Run(args, func(t *testing.T) {
-			t.Parallel()
 			if d, plain := test.daemon.(*scripted); plain && d.statuses == nil {
 				d.statuses = []control.Status{healthyFleet()}
 			}

@@ -14,6 +14,8 @@ func TestAllProcessorsAreUsedWhileThereIsMuchToDo(t *testing.T) {
 		expect := func(when string, want ...bool) {
 			t.Helper()
 			synctest.Wait()
+			p.mu.Lock()
+			defer p.mu.Unlock()
 			if !slices.Equal(used, want) {
 				t.Fatalf("%s: %v, want %v (true: all)", when, used, want)
 			}
