@@ -19,7 +19,6 @@ import (
 type ears struct {
 	mu       sync.Mutex
 	watchers map[*watcher]bool // guarded by mu
-	buf      [64 << 10]byte    // guarded by mu; one for good, for an echo is heard very often
 }
 
 // watch starts a watcher.
@@ -119,9 +118,9 @@ func (w *watcher) tellLocked(h syncer.Hint) {
 
 // listenLocked reads events until there are none.
 func (w *watcher) listenLocked() error {
-	buf := w.ears.buf[:]
+	var buf [64 << 10]byte
 	for {
-		n, err := unix.Read(w.fd, buf)
+		n, err := unix.Read(w.fd, buf[:])
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return nil
