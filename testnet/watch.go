@@ -19,6 +19,7 @@ import (
 type ears struct {
 	mu       sync.Mutex
 	watchers map[*watcher]bool // guarded by mu
+	buf      [64 << 10]byte    // guarded by mu; one for good, for an echo is heard very often
 }
 
 // watch starts a watcher.
@@ -118,9 +119,9 @@ func (w *watcher) tellLocked(h syncer.Hint) {
 
 // listenLocked reads events until there are none.
 func (w *watcher) listenLocked() error {
-	var buf [64 << 10]byte
+	buf := w.ears.buf[:]
 	for {
-		n, err := unix.Read(w.fd, buf[:])
+		n, err := unix.Read(w.fd, buf)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return nil

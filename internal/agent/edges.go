@@ -43,6 +43,8 @@ type Edges struct {
 	Busy func()
 	// Ready is called when the promises of READY=1 hold.
 	Ready func()
+	// OwnProcess says that nothing else runs in this process: memory that is idle in it is the agent's to give back.
+	OwnProcess bool
 }
 
 // RealEdges are those of a daemon.
@@ -66,5 +68,6 @@ func RealEdges(log *slog.Logger) Edges {
 				log.Warn("systemd could not be told that certswarm is ready", "error", err)
 			}
 		},
+		OwnProcess: true,
 	}
 }

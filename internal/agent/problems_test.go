@@ -212,11 +212,11 @@ func TestTwoClustersComeBeforeTheLeaseThatNobodyHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := testnet.New(t, testnet.Options{Nodes: 3, Config: func(node int, yaml string) string {
 			if node == 2 {
-				return strings.Replace(yaml, "cluster: testnet", "cluster: staging", 1)
+				yaml = strings.Replace(yaml, "cluster: testnet", "cluster: staging", 1)
 			}
-			return yaml
+			return yaml + "lease: {ttl: 10s}\n"
 		}})
-		f.Advance(2 * time.Minute)
+		f.Advance(40 * time.Second)
 		var codes []string
 		for _, p := range f.Status(2).Problems {
 			if p.Severity == control.Error {

@@ -92,7 +92,7 @@ func TestANodeOfAnotherClusterDoesNotRebuildTheLease(t *testing.T) {
 			}
 			return yaml
 		}})
-		f.Advance(time.Minute)
+		f.Advance(10 * time.Second)
 		const want = `fe1 is alive and refuses this node (it belongs to another cluster than "testent"): make cluster: the same`
 		r, err := f.Agent(2).Recovery(t.Context())
 		if err != nil || r.Refused != want {

@@ -24,6 +24,9 @@ const (
 // giveBack returns memory that a burst left behind (a scan, a batch, a reload) to the system, for a daemon that is idle most of its
 // life. Left to itself the runtime keeps it for many minutes.
 func (h *house) giveBack(ctx context.Context) {
+	if !h.edges.OwnProcess {
+		return
+	}
 	free := []metrics.Sample{{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}}
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
