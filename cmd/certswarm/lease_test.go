@@ -47,6 +47,7 @@ func (d *steward) Right(ctx context.Context, _ bool) (control.Right, time.Durati
 func (d *steward) Context() context.Context { return d.right }
 func (d *steward) Check() error             { return nil }
 func (d *steward) Epoch() fleet.Epoch       { return fleet.Epoch{Term: 1} }
+func (d *steward) Enter() func()            { return func() {} }
 
 func (d *steward) ResignLease(context.Context) error                  { return nil }
 func (d *steward) Recovery(context.Context) (control.Recovery, error) { return d.recovery, nil }

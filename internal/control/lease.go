@@ -60,6 +60,7 @@ type Right interface {
 	Context() context.Context
 	Check() error // whether it is still good, by the clock
 	Epoch() fleet.Epoch
+	Enter() (leave func()) // says that something acts under it, which may take a while to end
 }
 
 // ErrNotHeld says that the lease may not be acted upon here, now.
@@ -100,6 +101,7 @@ type tenure struct {
 const (
 	tenureBeat    = 12
 	tenureSilence = 3
+	tenureLeave   = 10 * time.Second // after which who was told that the right has ended acts no more, or never will leave
 )
 
 func (s *Server) steward(w http.ResponseWriter) Steward {
@@ -131,7 +133,7 @@ func (s *Server) leaseRoutes() {
 	s.mux.HandleFunc("POST /v1/barrier", s.barrier)
 }
 
-// tenure answers with a line now, as long as the right lasts, and with a last one when it ends.
+// tenure answers with a line now, as long as the right lasts, and with a last one when it ends. Whoever asked acts until it leaves.
 func (s *Server) tenure(w http.ResponseWriter, r *http.Request) {
 	steward := s.steward(w)
 	if steward == nil {
@@ -146,13 +148,18 @@ func (s *Server) tenure(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, http.StatusUnprocessableEntity, refusal{Error: err.Error()})
 		return
 	}
+	defer right.Enter()()
 	tell := s.lines(w)
 	for {
 		line := tenure{Held: true, Epoch: right.Epoch(), TTL: ttl.Seconds()}
 		if err := right.Check(); err != nil {
 			line.Held, line.Reason = false, err.Error()
 		}
-		if err := tell(line); err != nil || !line.Held {
+		err := tell(line)
+		if err == nil && !line.Held {
+			err = sleep(r.Context(), nil, tenureLeave)
+		}
+		if err != nil || !line.Held {
 			s.log.Debug("somebody who acted under the lease left", "reason", err)
 			return
 		}

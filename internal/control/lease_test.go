@@ -3,10 +3,14 @@ package control_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"certswarm/internal/control"
@@ -22,12 +26,17 @@ type tenant struct {
 	waits   chan struct{}   // closed when a wait is over
 	missing [][]string      // what a barrier says, one after the other
 	fails   error
+	acting  atomic.Int32 // how many have entered and not left
 }
 
 type right struct{ t *tenant }
 
 func (r right) Context() context.Context { return r.t.held }
 func (r right) Epoch() fleet.Epoch       { return fleet.Epoch{Generation: 1, Term: 2, Index: 3} }
+func (r right) Enter() func() {
+	r.t.acting.Add(1)
+	return func() { r.t.acting.Add(-1) }
+}
 func (r right) Check() error {
 	if r.t.stale.Load() {
 		return errors.New("it was not renewed")
@@ -95,6 +104,44 @@ func TestARightReachesWhoActsAndEnds(t *testing.T) {
 			if err == nil || err.Error() != "what was done under it" {
 				t.Errorf("%v", err)
 			}
+		})
+	}
+}
+
+// patient is a writer of answers that are never too late.
+type patient struct{ *httptest.ResponseRecorder }
+
+func (patient) SetWriteDeadline(time.Time) error { return nil }
+
+// Who was told that the right is over acts until it leaves; but not for ever, if it never does.
+func TestWhoActsUnderARightIsCountedUntilItLeaves(t *testing.T) {
+	for name, leaves := range map[string]bool{"it leaves": true, "it stays": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				held, end := context.WithCancelCause(t.Context())
+				d := &tenant{ttl: 30 * time.Second, held: held}
+				asking, leave := context.WithCancel(t.Context())
+				request := httptest.NewRequestWithContext(asking, http.MethodGet, "/v1/lease/tenure", nil)
+				answer := patient{httptest.NewRecorder()}
+				go control.NewServer(d, slog.New(slog.DiscardHandler)).ServeHTTP(answer, request)
+				time.Sleep(time.Hour)
+				end(errors.New("it was given away"))
+				time.Sleep(5 * time.Second) // until a program is killed that does not end
+				synctest.Wait()
+				if last := answer.Body.String(); !strings.HasSuffix(last, "\"it was given away\"}\n") || d.acting.Load() != 1 {
+					t.Errorf("%d act; it heard last: %s", d.acting.Load(), last)
+				}
+				if leaves {
+					leave()
+				} else {
+					time.Sleep(time.Minute)
+				}
+				synctest.Wait()
+				if n := d.acting.Load(); n != 0 {
+					t.Errorf("%d act in the end", n)
+				}
+				leave()
+			})
 		})
 	}
 }

@@ -195,6 +195,25 @@ func TestAStopHandsTheLeaseOverWithinASecond(t *testing.T) {
 	}
 }
 
+// Where a whole fleet is reloaded at once, the others are not there at the moment when the holder ends.
+func TestAStopHandsTheLeaseOverToThoseWhoComeBackInTime(t *testing.T) {
+	for _, away := range []time.Duration{100 * time.Millisecond, 400 * time.Millisecond, 700 * time.Millisecond} {
+		bubble(t, away.String(), func(t *testing.T) {
+			w := threeIssuers(t)
+			holder := w.settled(3)
+			begin := time.Now()
+			w.isolate(holder)
+			go w.machines[holder].cancel()
+			time.Sleep(away)
+			w.heal()
+			next := w.anyHolder(2*ttl, holder)
+			if took := w.machines[next].grantedAt().Sub(begin); took > away+500*time.Millisecond {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
+
 func TestResignGivesTheLeaseAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := threeIssuers(t)

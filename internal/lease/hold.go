@@ -17,6 +17,7 @@ type hold struct {
 	clock   Clock
 	changed func() // called without mu, after a grant began or ended
 	over    func() // called without mu, after the gate closed
+	acting  acting
 
 	mu     sync.Mutex
 	tenure rules.Tenure // guarded by mu: zero while this node leads nothing
@@ -59,17 +60,17 @@ func (h *hold) extend(t rules.Tenure) {
 	h.wake()
 }
 
-// begin grants the right under epoch, if there is none yet and the tenure allows it.
+// begin grants the right under epoch, if there is none yet, nobody acts under the one before, and the tenure allows it.
 func (h *hold) begin(ctx context.Context, epoch fleet.Epoch) {
 	now := h.clock()
 	h.mu.Lock()
-	if h.closed || h.end != nil || h.last == epoch || h.tenure.TTL == 0 || !h.tenure.MayBegin(now) {
+	if h.closed || h.end != nil || h.acting.anybody() || h.last == epoch || h.tenure.TTL == 0 || !h.tenure.MayBegin(now) {
 		h.mu.Unlock()
 		return
 	}
 	granted, end := context.WithCancelCause(ctx)
 	h.end, h.last = end, epoch
-	h.grant = Grant{ctx: granted, epoch: epoch, check: h.mayAct, begin: h.mayBegin}
+	h.grant = Grant{ctx: granted, epoch: epoch, check: h.mayAct, begin: h.mayBegin, enter: h.acting.enter}
 	h.mu.Unlock()
 	h.changed()
 	h.wake()

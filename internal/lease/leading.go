@@ -28,8 +28,8 @@ type leading struct {
 	step     rules.Step              // what came of it
 	confirms [32]byte                // the digest of the list that a person agreed to
 
-	departing bool // gives the lease away
-	quiet     time.Duration
+	departing bool          // gives the lease away
+	quiet     time.Duration // boot clock: until then nobody is told that the right has ended; 0: it has not
 	replies   []func(error)
 }
 
@@ -124,7 +124,7 @@ func (s *seat) committed(c rules.Command) {
 	mine := s.state.Holder == s.id
 	switch {
 	case c.Verb == rules.Acquire && mine:
-		s.lead.tenure = rules.Tenure{From: moment, TTL: s.ttl}
+		s.lead.tenure, s.lead.quiet = rules.Tenure{From: moment, TTL: s.ttl}, 0
 		s.lead.earliest = s.clock().Boot
 		if !s.state.Settled {
 			s.lead.earliest += s.ttl
@@ -151,13 +151,33 @@ func (s *seat) outdated() bool {
 	return s.r.seen().Compare(s.state.Epoch) > 0 && len(s.strangers()) == 0
 }
 
-// release ends the tenure for everybody: the successor will know that it need not wait for this node.
+// release ends the tenure for everybody: the successor will know that it need not wait for this node. That is said when nobody acts here any more; or
+// never, if that takes too long, and then the successor waits.
 func (s *seat) release(now rules.Moment) bool {
-	s.r.hold.finish(ErrResigned)
-	if now.Boot < s.lead.quiet {
+	if s.lead.quiet == 0 {
+		s.endRight()
+	}
+	acting := s.r.hold.acting.anybody()
+	if now.Boot < s.lead.quiet || acting && now.Boot < s.lead.quiet+lingering {
 		return false
 	}
+	s.lead.quiet = now.Boot
+	if acting {
+		s.log.Warn("something that ran under the lease does not end: the next holder waits for a ttl")
+		s.lead.tenure = rules.Tenure{}
+		s.r.hold.extend(s.lead.tenure)
+		return true
+	}
 	return s.propose(rules.Command{Verb: rules.Release, Epoch: s.state.Epoch, Settled: s.settled(now)})
+}
+
+// endRight begins to give the lease away: first of all nobody here may act any more.
+func (s *seat) endRight() {
+	s.r.hold.finish(ErrResigned)
+	quiet := letGo(s.ttl)
+	s.lead.quiet = s.clock().Boot + quiet
+	time.AfterFunc(quiet, s.r.wake)
+	time.AfterFunc(quiet+lingering, s.r.wake)
 }
 
 // settled reports whether nobody but this holder can have a right that is still good.
@@ -232,12 +252,21 @@ func (s *seat) leave(reply func(error)) {
 	s.lead.replies = append(s.lead.replies, reply)
 	if !s.lead.departing {
 		s.lead.departing = true
-		s.r.hold.finish(ErrResigned)
-		s.lead.quiet = s.clock().Boot + letGo(s.ttl)
-		time.AfterFunc(letGo(s.ttl), s.r.wake)
+		s.endRight()
 	}
 	if s.rn == nil || !s.lead.is {
 		s.departed(nil)
+	}
+}
+
+// hurry has those who have just connected told what they lack: a holder that gives the lease away may be gone before the next heartbeat, and where
+// all are reloaded at once, so are they for a moment.
+func (s *seat) hurry() {
+	if s.rn == nil || !s.lead.is || !s.see() {
+		return
+	}
+	for range rules.HeartbeatTicks {
+		s.rn.Tick()
 	}
 }
 

@@ -117,6 +117,7 @@ type Grant struct {
 	epoch fleet.Epoch
 	check func() error // asks the clocks; nil: only the context ends the right
 	begin func() error
+	enter func() (leave func())
 }
 
 // Context ends when the right does; its cause says why.
@@ -135,6 +136,16 @@ func (g Grant) Check() error {
 		return g.check()
 	}
 	return nil
+}
+
+// Enter says that something acts under the right from now until leave is called, and cannot stop the moment that the right ends. A lease that is
+// given away is not released before; but that is waited for no longer than two seconds, and after that the next holder waits for a ttl. Whether the
+// right is still good must be asked after Enter.
+func (g Grant) Enter() (leave func()) {
+	if g.enter == nil {
+		return func() {}
+	}
+	return g.enter()
 }
 
 // Begin is asked before something new is started that will take a while. It says no earlier than Check does: what is under way may

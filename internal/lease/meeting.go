@@ -40,8 +40,8 @@ func (s *seat) neighbours() map[fleet.NodeID]rules.Neighbour {
 	return out
 }
 
-// meet looks who is connected, talks to whoever should hear something, and draws conclusions from what they said.
-func (s *seat) meet() {
+// see looks who is connected, and reports whether there is a session that was not known.
+func (s *seat) see() (another bool) {
 	connected := map[fleet.NodeID]bool{}
 	for _, p := range s.r.config.Network.Peers() {
 		if !s.matters(p.ID) {
@@ -52,10 +52,17 @@ func (s *seat) meet() {
 		if n == nil || !n.since.Equal(p.Since) {
 			n = &neighbour{since: p.Since}
 			s.peers[p.ID] = n
+			another = true
 		}
 		n.List = p.List
 	}
 	maps.DeleteFunc(s.peers, func(id fleet.NodeID, _ *neighbour) bool { return !connected[id] })
+	return another
+}
+
+// meet looks who is connected, talks to whoever should hear something, and draws conclusions from what they said.
+func (s *seat) meet() {
+	s.see()
 	maps.DeleteFunc(s.attests, func(id uint64, _ progress) bool { _, sits := s.state.Seats[id]; return !sits })
 	maps.DeleteFunc(s.heeded, func(id fleet.NodeID, _ time.Duration) bool { return !s.matters(id) })
 	if !s.candidate() && s.state.Line.IsZero() {

@@ -118,7 +118,7 @@ func NewRaft(config RaftConfig) *Raft {
 		inbox: make(chan letter, inboxSize), asks: make(chan func(*seat)), nudge: make(chan struct{}, 1), over: make(chan struct{}),
 		heard: map[fleet.NodeID]word{}, changed: make(chan struct{}),
 	}
-	r.hold.changed, r.hold.over = func() { r.announce(); r.wake() }, r.wake
+	r.hold.changed, r.hold.over, r.hold.acting.none = func() { r.announce(); r.wake() }, r.wake, r.wake
 	return r
 }
 
@@ -306,8 +306,15 @@ func (r *Raft) Confirm(ctx context.Context) error {
 	return err
 }
 
-// departWithin is for how long a node that ends tries to hand the lease over.
+// departWithin is for how long a node that ends tries to hand the lease over, once nobody acts under it any more or lingering has passed.
 const departWithin = time.Second
+
+func (r *Raft) partingTime() time.Duration {
+	if r.hold.acting.anybody() {
+		return departWithin + lingering
+	}
+	return departWithin
+}
 
 // Run implements Elector.
 func (r *Raft) Run(ctx context.Context) error {
@@ -328,7 +335,7 @@ func (r *Raft) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	r.hold.close(ErrResigned)
-	limit := time.NewTimer(3 * departWithin)
+	limit := time.NewTimer(2*departWithin + r.partingTime())
 	defer limit.Stop()
 	select {
 	case err := <-ended:

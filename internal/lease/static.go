@@ -26,7 +26,6 @@ type Static struct {
 	state *durable.Root
 
 	mu      sync.Mutex
-	running bool                    // guarded by mu
 	roster  fleet.Roster            // guarded by mu
 	latest  fleet.Epoch             // guarded by mu: granted or seen, on disk if granted
 	grant   Grant                   // guarded by mu: valid while end is not nil
@@ -35,6 +34,7 @@ type Static struct {
 	heard   map[fleet.NodeID]word   // guarded by mu: who said to hold the lease
 	changed chan struct{}           // guarded by mu
 	again   chan struct{}           // wakes Run
+	acting  acting
 }
 
 type word struct {
@@ -44,22 +44,21 @@ type word struct {
 
 // NewStatic returns the engine; state is the state directory. A peer's word that it holds the lease is good for ttl.
 func NewStatic(self fleet.NodeID, roster fleet.Roster, ttl time.Duration, state *durable.Root) *Static {
-	return &Static{
+	s := &Static{
 		self: self, roster: roster, ttl: ttl, state: state,
 		heard: map[fleet.NodeID]word{}, changed: make(chan struct{}), again: make(chan struct{}, 1),
 	}
+	s.acting.none = s.wake
+	return s
 }
 
 // Run implements Elector.
 func (s *Static) Run(ctx context.Context) error {
-	s.mu.Lock()
-	s.running = true
-	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.running = false
 		s.endLocked(ErrLost)
+		s.mu.Unlock()
+		s.acting.wait() // whoever holds it next may be this node
 	}()
 	for {
 		s.mu.Lock()
@@ -88,7 +87,7 @@ func (s *Static) settleLocked(ctx context.Context) {
 		s.endLocked(ErrLost)
 	}
 	s.failed = nil
-	if !rank || s.end != nil || !rival.IsZero() {
+	if !rank || s.end != nil || !rival.IsZero() || s.acting.anybody() {
 		return
 	}
 	epoch, err := s.nextEpochLocked()
@@ -97,7 +96,7 @@ func (s *Static) settleLocked(ctx context.Context) {
 		return
 	}
 	granted, end := context.WithCancelCause(ctx)
-	s.grant, s.end = Grant{ctx: granted, epoch: epoch}, end
+	s.grant, s.end = Grant{ctx: granted, epoch: epoch, enter: s.acting.enter}, end
 	s.announceLocked()
 }
 

@@ -129,10 +129,11 @@ func TestLease(t *testing.T) {
 		t.Errorf("lease show says\n%s", page)
 	}
 
-	// A program that runs under the lease is told to end when it is given away, one that waits for it begins.
-	running, waiting := w.underLease(holder, nil, "trap 'exit 3' TERM; echo begun; sleep 60 & wait"), []*inLease{}
+	// A program that runs under the lease is told to end when it is given away, one that waits for it begins when the other has ended.
+	marks := t.TempDir()
+	running, waiting := w.underLease(holder, nil, "trap 'sleep 1; touch "+marks+"/ended; exit 3' TERM; echo begun; sleep 60 & wait"), []*inLease{}
 	for _, n := range others {
-		waiting = append(waiting, w.underLease(n, []string{"--wait"}, "echo begun"))
+		waiting = append(waiting, w.underLease(n, []string{"--wait"}, "touch "+marks+"/begun; echo begun"))
 	}
 	running.begins(t)
 	given := time.Now()
@@ -147,6 +148,9 @@ func TestLease(t *testing.T) {
 	for _, waits := range waiting {
 		if waits.node == holder {
 			waits.begins(t)
+			if ended, begun := w.writtenAt(marks+"/ended"), w.writtenAt(marks+"/begun"); begun.Before(ended) {
+				t.Errorf("the next program begins %v before the one before it has ended", ended.Sub(begun))
+			}
 			if code := waits.ends(t); code != 0 {
 				t.Errorf("what waited for the lease ends with %d", code)
 			}
@@ -209,6 +213,13 @@ func TestLeaseWithoutMajority(t *testing.T) {
 		}
 		return true, ""
 	})
+}
+
+func (w *world) writtenAt(path string) time.Time {
+	w.t.Helper()
+	info, err := os.Stat(path)
+	w.must(err)
+	return info.ModTime()
 }
 
 // inLease is a program under `lease run`.
