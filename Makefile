@@ -42,9 +42,7 @@ test: ## run every test (PKG=./syncer/... for some)
 .PHONY: race
 race: export CGO_ENABLED := 1
 race: ## run every test under the race detector (needs a C compiler)
-	@# On one processor each: the timers of a testing/synctest bubble share one context of the race detector, and two that
-	@# fire on two processors at once corrupt it (golang/go#78156). Goroutines are interleaved all the same.
-	@$(call go-test,-race -cpu 1 -timeout 40m $(PKG))
+	@$(call go-test,-race -timeout 40m $(PKG))
 
 .PHONY: soak
 soak: ## let leases live through SOAK (40) rounds of storms, some 130 virtual hours each, every round with new seeds

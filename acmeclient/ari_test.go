@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	_ "certswarm/internal/bubble"
 	"certswarm/testnet/ca"
 )
 

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	_ "certswarm/internal/bubble"
 	"certswarm/nginx"
 )
 

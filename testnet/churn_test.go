@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	_ "certswarm/internal/bubble"
 )
 
 var seeds = flag.Uint64("churn.seeds", 60/Slower, "how many fleets TestChurn troubles")

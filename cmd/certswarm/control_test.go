@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"certswarm/internal/agent/config"
+	_ "certswarm/internal/bubble"
 	"certswarm/internal/control"
 )
 

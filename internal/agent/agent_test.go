@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 
 	"certswarm/internal/agent/config"
+	_ "certswarm/internal/bubble"
 )
 
 // A house that has ended because it was told to has not fallen, whichever of the two its agent hears of first.

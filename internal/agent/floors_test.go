@@ -35,6 +35,7 @@ var rooms = []room{
 	{pattern: "internal/fleet", why: "it is the vocabulary that everybody speaks: it can be below everybody only if it is above nobody"},
 	{pattern: "internal/durable", why: "it knows files, not what is in them: power loss is hard enough alone"},
 	{pattern: "internal/need", why: "it is for tests of any package, so that it must not know one"},
+	{pattern: "internal/bubble", why: "it is for tests of any package, so that it must not know one"},
 
 	{pattern: "syncer/index", may: []string{"internal/fleet"}, why: "what the fleet knows is decided without disk, network or clock: every rule is a table test"},
 	{pattern: "syncer/wire", may: []string{"internal/fleet", "syncer/index"}, why: "it is the bytes of what index knows: whoever reads PROTOCOL.md need read nothing else"},
@@ -81,6 +82,7 @@ var outsiders = []outsider{
 	{pattern: "github.com/anishathalye/porcupine", inTests: []string{"internal/lease", "testnet/..."}, why: "it is for tests"},
 	{pattern: "pgregory.net/rapid", in: []string{"testnet/..."}, inTests: []string{"..."}, why: "it is for tests"},
 	{pattern: module + "/internal/need", in: []string{"testnet/..."}, inTests: []string{"..."}, why: "it is for tests"},
+	{pattern: module + "/internal/bubble", inTests: []string{"..."}, why: "it is for tests"},
 	{pattern: "github.com/quic-go/quic-go/testutils/...", in: []string{"testnet/..."}, inTests: []string{"internal/peer"},
 		why: "a simulated network is the test fleet's; peer's own tests need one below the assembly"},
 	{pattern: "github.com/quic-go/quic-go/...", in: []string{"internal/peer", "testnet/..."}, why: "who is who is proven in one place: all others get sessions, never sockets"},
@@ -102,8 +104,11 @@ var (
 // neverLinked is what must not be in the daemon, whoever might bring it.
 var neverLinked = []string{
 	"testing/...", "pgregory.net/rapid", "github.com/quic-go/quic-go/testutils/...", "github.com/letsencrypt/...",
-	"github.com/miekg/dns/...", module + "/testnet/...", module + "/internal/need",
+	"github.com/miekg/dns/...", module + "/testnet/...", module + "/internal/need", module + "/internal/bubble",
 }
+
+// forTests is what any test may import.
+var forTests = []string{"internal/need", "internal/bubble"}
 
 const durableOnly = "files are created, renamed and removed in internal/durable alone, where it is done so that power loss and a hostile symlink cost nothing"
 
@@ -133,6 +138,23 @@ func TestFloorsHold(t *testing.T) {
 	for _, file := range sources(t, filepath.Join("..", "..")) {
 		for _, fault := range faults(file) {
 			t.Error(fault)
+		}
+	}
+}
+
+// TestFloorsBubbles: under the race detector a bubble whose timers fire on two processors kills the process.
+func TestFloorsBubbles(t *testing.T) {
+	imports := func(s source, name string) bool {
+		return slices.ContainsFunc(s.syntax.Imports, func(spec *ast.ImportSpec) bool { return spec.Path.Value == strconv.Quote(name) })
+	}
+	uses, safe := map[string]bool{}, map[string]bool{}
+	for _, s := range sources(t, filepath.Join("..", "..")) {
+		uses[s.room] = uses[s.room] || s.isTest() && imports(s, "testing/synctest")
+		safe[s.room] = safe[s.room] || s.isTest() && imports(s, module+"/internal/bubble")
+	}
+	for room, bubbles := range uses {
+		if bubbles != safe[room] {
+			t.Errorf("package %s: its tests use testing/synctest: %v, and import internal/bubble: %v", room, bubbles, safe[room])
 		}
 	}
 }
@@ -269,7 +291,7 @@ func faults(s source) []string {
 // refused returns why the file must not import the package, or "".
 func refused(home room, s source, imported string) string {
 	if inside, ours := strings.CutPrefix(imported, module+"/"); ours && inside != s.room && !among(home.may, inside) {
-		if !s.isTest() || inside != "internal/need" && !among(home.tests, inside) {
+		if !s.isTest() || !among(forTests, inside) && !among(home.tests, inside) {
 			return home.why
 		}
 	}

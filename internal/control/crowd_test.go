@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	_ "certswarm/internal/bubble"
 	"certswarm/testnet/crowd"
 )
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	_ "certswarm/internal/bubble"
 )
 
 // otherDevice is a directory on a file system that t.TempDir is not on.

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	_ "certswarm/internal/bubble"
 	"certswarm/internal/fleet"
 	"certswarm/internal/lease"
 	"certswarm/internal/lease/rules"

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	_ "certswarm/internal/bubble"
 	"certswarm/internal/fleet"
 
 	"github.com/quic-go/quic-go"
