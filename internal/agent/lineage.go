@@ -40,6 +40,7 @@ type lineages struct {
 	dir      *syncer.Directory
 	declared []config.Certificate
 	keyPerm  index.Perm
+	read     chains
 }
 
 // reservedPaths reports whether a path belongs to the live link of one of the declared names.
@@ -92,11 +93,12 @@ func (l *lineages) installed(name string) int {
 
 // chain reads a generation's certificates, leaf first.
 func (l *lineages) chain(name string, generation int) ([]*x509.Certificate, error) {
-	text, err := l.dir.ReadFile(archivePath(name, generation, "fullchain.pem"), maxPEM)
+	file := archivePath(name, generation, "fullchain.pem")
+	text, err := l.dir.ReadFile(file, maxPEM)
 	if err != nil {
 		return nil, err
 	}
-	return parseChain(text)
+	return l.read.parse(file, text)
 }
 
 func parseChain(text []byte) ([]*x509.Certificate, error) {

@@ -24,7 +24,7 @@ import (
 const site = "www.example.com"
 
 // openStore opens a store directory on a node without peers.
-func openStore(t *testing.T) *lineages {
+func openStore(t testing.TB) *lineages {
 	t.Helper()
 	base := t.TempDir()
 	for _, dir := range []string{"state", "certs"} {
@@ -64,7 +64,7 @@ func openStore(t *testing.T) *lineages {
 }
 
 // pair returns a key and a certificate for site, in PEM.
-func pair(t *testing.T, notAfter time.Time) (key, chain []byte) {
+func pair(t testing.TB, notAfter time.Time) (key, chain []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

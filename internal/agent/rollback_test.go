@@ -27,7 +27,7 @@ import (
 const days = 24 * time.Hour
 
 // issue installs one generation after the other, with so much of their lives left.
-func issue(t *testing.T, l *lineages, left ...time.Duration) {
+func issue(t testing.TB, l *lineages, left ...time.Duration) {
 	t.Helper()
 	for _, life := range left {
 		key, chain := pair(t, time.Now().Add(life))
@@ -38,11 +38,58 @@ func issue(t *testing.T, l *lineages, left ...time.Duration) {
 }
 
 // spoil replaces a file of a generation everywhere, as the holder of the lease could; nil deletes it.
-func spoil(t *testing.T, l *lineages, generation int, file string, data []byte) {
+func spoil(t testing.TB, l *lineages, generation int, file string, data []byte) {
 	t.Helper()
 	w := syncer.Write{Path: archivePath(site, generation, file), Data: data, Perm: 0o600, Delete: data == nil}
 	if _, err := l.dir.Publish(fleet.Epoch{Term: 1}, w); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What a file says is known from the last time, unless it says something else.
+func TestAChainIsTheOneInTheFile(t *testing.T) {
+	l := openStore(t)
+	issue(t, l, 10*days, 40*days)
+	read := func() *x509.Certificate {
+		t.Helper()
+		chain, err := l.chain(site, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return chain[0]
+	}
+	first := read()
+	if read() != first {
+		t.Error("it was parsed again")
+	}
+	_, other := pair(t, time.Now().Add(20*days))
+	spoil(t, l, 2, "fullchain.pem", other)
+	if second := read(); second.Equal(first) {
+		t.Error("another file says the same")
+	}
+	spoil(t, l, 2, "fullchain.pem", []byte("no certificate"))
+	if chain, err := l.chain(site, 2); err == nil {
+		t.Errorf("%v is in a file without a certificate", chain[0].Subject)
+	}
+	spoil(t, l, 2, "fullchain.pem", nil)
+	if _, err := l.chain(site, 2); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is gone: %v", err)
+	}
+	for generation := range 2 * mostChains {
+		if _, err := l.read.parse(archivePath(site, generation, "fullchain.pem"), other); err != nil || len(l.read.of) > mostChains {
+			t.Fatalf("after %d there are %d, %v", generation, len(l.read.of), err)
+		}
+	}
+}
+
+// BenchmarkChain is what every report costs for each certificate.
+func BenchmarkChain(b *testing.B) {
+	l := openStore(b)
+	issue(b, l, 40*days)
+	for b.Loop() {
+		if _, err := l.chain(site, 1); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
