@@ -45,7 +45,7 @@ race: ## run every test under the race detector (needs a C compiler)
 	@$(call go-test,-race -timeout 40m $(PKG))
 
 .PHONY: soak
-soak: ## let leases live through SOAK (40) rounds of storms, some 130 virtual hours each, every round with new seeds
+soak: ## let leases live through SOAK (40) rounds of storms, some 260 virtual hours each, every round with new seeds
 	@$(GO) test -run "^TestChaos" -v -count $(SOAK) -timeout 0 ./internal/lease -seed 0
 
 .PHONY: fuzz

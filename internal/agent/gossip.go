@@ -29,7 +29,7 @@ const (
 // report is what a node tells every other about itself, whenever it changes and every reportInterval.
 type report struct {
 	Serves       bool                        `json:"serves"`           // an nginx is in its care
-	Holds        fleet.Epoch                 `json:"holds"`            // the epoch under which it holds the lease; zero: it does not
+	Holds        fleet.Epoch                 `json:"holds"`            // the epoch under which it holds the lease, or somebody there still acts; zero: neither
 	Elected      fleet.NodeID                `json:"elected,omitzero"` // whom the vote has made the holder, as far as this node knows; zero: nobody, or there is none
 	ElectedUnder fleet.Epoch                 `json:"elected_under"`
 	Leader       fleet.NodeID                `json:"leader,omitzero"` // of the vote; zero: none is known

@@ -58,10 +58,11 @@ type house struct {
 	acting   sync.Mutex // held by who asks the CA: under the lease, or without it
 	glass    *glassCase
 	voting   voting
-	blocked  blocked     // what the barrier waits for
-	unsaved  unsaved     // what an issuance waits for
-	mayAdopt atomic.Bool // it is known what the fleet has
-	left     atomic.Bool // for a house with another configuration: what its engines say no longer counts
+	deeds    *lease.Acting // of whoever acts under the lease from outside, over all houses
+	blocked  blocked       // what the barrier waits for
+	unsaved  unsaved       // what an issuance waits for
+	mayAdopt atomic.Bool   // it is known what the fleet has
+	left     atomic.Bool   // for a house with another configuration: what its engines say no longer counts
 }
 
 // privateDirectory is replicated among the issuers only: the ACME account and the journal, keys included. Its name cannot be
@@ -77,7 +78,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 	}
 	h = &house{
 		cfg: cfg, self: self, version: version, edges: edges, log: log, changed: changed,
-		started: past.started, built: time.Now(), reports: past.reports, events: past.events,
+		started: past.started, built: time.Now(), reports: past.reports, events: past.events, deeds: past.deeds,
 	}
 	roster := cfg.Roster()
 	h.roster.Store(&roster)
@@ -141,17 +142,19 @@ type memory struct {
 	reports *reports
 	events  *control.Chronicle
 	lease   lease.View
+	deeds   *lease.Acting
 }
 
 // firstMemory is that of a daemon which has just started.
 func firstMemory(events *control.Chronicle) memory {
-	return memory{started: time.Now(), reports: newReports(), events: events}
+	return memory{started: time.Now(), reports: newReports(), events: events, deeds: new(lease.Acting)}
 }
 
 // memory returns what a house whose run has ended leaves behind.
 func (h *house) memory() memory {
 	m := memory{
 		started: h.started, glass: h.glass, heard: map[fleet.NodeID]time.Time{}, reports: h.reports, events: h.events, lease: h.elector.View(),
+		deeds: h.deeds,
 	}
 	for _, p := range h.mesh.Peers() {
 		m.heard[p.ID] = p.LastHeard

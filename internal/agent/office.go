@@ -67,11 +67,11 @@ func (h *house) openOffice(list fleet.Roster, last lease.View) {
 	}
 	network := newCourier(h.mesh, ttl, rules.Tick(ttl), o.deliver, h.log)
 	o.build = func(kind config.Engine, list fleet.Roster) lease.Elector {
-		engine := lease.Elector(lease.NewStatic(h.self.ID, list, ttl, h.state))
+		engine := lease.Elector(lease.NewStatic(h.self.ID, list, ttl, h.state, h.deeds))
 		if kind == config.EngineRaft {
 			engine = lease.NewRaft(lease.RaftConfig{
 				Self: h.self.ID, Roster: list, TTL: ttl, Network: network, OpenDisk: lease.DiskIn(h.state),
-				Prefers: h.obtains, Clock: h.edges.Clock, Log: h.log,
+				Prefers: h.obtains, Acting: h.deeds, Clock: h.edges.Clock, Log: h.log,
 			})
 		}
 		for _, d := range h.syncer.Directories() {

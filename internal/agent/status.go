@@ -277,11 +277,13 @@ func (h *house) report() report {
 	r := report{Serves: h.serves(), Obtains: h.acme != nil, Served: map[string][]control.Served{}, Unused: h.unusedHere(), Problems: h.problemsHere()}
 	view := h.elector.View()
 	r.Elected, r.ElectedUnder, r.Leader = view.Elected, view.ElectedUnder, view.Leader
+	if r.Holds = view.Acting; view.HeldHere {
+		r.Holds = view.Epoch
+	}
 	for _, v := range view.Voters {
 		r.Voters = append(r.Voters, seat{v.Node, v.Learner})
 	}
 	if view.HeldHere {
-		r.Holds = view.Epoch
 		r.Certificates = h.obtainingHere()
 	}
 	if h.keeps() {

@@ -40,16 +40,16 @@ func TestChaos(t *testing.T) {
 		ttl   time.Duration // what lasts ten times as long costs a tenth
 		hours int
 	}{
-		{"three issuers", issuers(3), 30 * time.Second, 3},
-		{"three issuers, slowly", issuers(3), 5 * time.Minute, 60},
-		{"five issuers, slowly", issuers(5), 5 * time.Minute, 30},
-		{"two issuers and a witness", []fleet.Role{fleet.Issuer, fleet.Issuer, fleet.Witness}, 2 * time.Minute, 20},
-		{"seven of which five vote", issuers(7), 5 * time.Minute, 15},
+		{"three issuers", issuers(3), 30 * time.Second, 12},
+		{"three issuers, slowly", issuers(3), 5 * time.Minute, 120},
+		{"five issuers, slowly", issuers(5), 5 * time.Minute, 60},
+		{"two issuers and a witness", []fleet.Role{fleet.Issuer, fleet.Issuer, fleet.Witness}, 2 * time.Minute, 40},
+		{"seven of which five vote", issuers(7), 5 * time.Minute, 30},
 	} {
 		number := first + uint64(i)
 		alone(t, c.name, number, func(t *testing.T) {
 			w := newWorld(t, c.roles...)
-			w.ttl = c.ttl
+			w.ttl, w.lingers = c.ttl, true
 			w.chance(number)
 			life := time.Duration(c.hours) * time.Hour / slower
 			if *soak > 0 {

@@ -23,13 +23,15 @@ type rig struct {
 // engines are all that implement lease.Elector. Each passes the same tests, on a disk in real files.
 var engines = map[string]func(t *testing.T) rig{
 	"static": func(t *testing.T) rig {
-		state := stateDir(t)
-		return rig{fe1, func(list fleet.Roster) lease.Elector { return lease.NewStatic(fe1.ID, list, ttl, state) }}
+		state, acting := stateDir(t), new(lease.Acting)
+		return rig{fe1, func(list fleet.Roster) lease.Elector { return lease.NewStatic(fe1.ID, list, ttl, state, acting) }}
 	},
 	"raft": func(t *testing.T) rig {
-		state := stateDir(t)
+		state, acting := stateDir(t), new(lease.Acting)
 		return rig{fe1, func(list fleet.Roster) lease.Elector {
-			return lease.NewRaft(lease.RaftConfig{Self: fe1.ID, Roster: list, TTL: ttl, Network: nobody{}, OpenDisk: lease.DiskIn(state), Log: slog.New(slog.DiscardHandler)})
+			return lease.NewRaft(lease.RaftConfig{
+				Self: fe1.ID, Roster: list, TTL: ttl, Network: nobody{}, OpenDisk: lease.DiskIn(state), Acting: acting, Log: slog.New(slog.DiscardHandler),
+			})
 		}}
 	},
 }

@@ -17,7 +17,7 @@ type hold struct {
 	clock   Clock
 	changed func() // called without mu, after a grant began or ended
 	over    func() // called without mu, after the gate closed
-	acting  acting
+	acting  *Acting
 
 	mu     sync.Mutex
 	tenure rules.Tenure // guarded by mu: zero while this node leads nothing
@@ -29,7 +29,9 @@ type hold struct {
 	kick   chan struct{}
 }
 
-func newHold(clock Clock) *hold { return &hold{clock: clock, kick: make(chan struct{}, 1)} }
+func newHold(clock Clock, acting *Acting) *hold {
+	return &hold{clock: clock, acting: acting, kick: make(chan struct{}, 1)}
+}
 
 // current returns the grant, false if there is none.
 func (h *hold) current() (Grant, bool) {
@@ -70,7 +72,7 @@ func (h *hold) begin(ctx context.Context, epoch fleet.Epoch) {
 	}
 	granted, end := context.WithCancelCause(ctx)
 	h.end, h.last = end, epoch
-	h.grant = Grant{ctx: granted, epoch: epoch, check: h.mayAct, begin: h.mayBegin, enter: h.acting.enter}
+	h.grant = Grant{ctx: granted, epoch: epoch, check: h.mayAct, begin: h.mayBegin, users: h.acting}
 	h.mu.Unlock()
 	h.changed()
 	h.wake()

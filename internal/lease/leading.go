@@ -262,11 +262,17 @@ func (s *seat) leave(reply func(error)) {
 // hurry has those who have just connected told what they lack: a holder that gives the lease away may be gone before the next heartbeat, and where
 // all are reloaded at once, so are they for a moment.
 func (s *seat) hurry() {
-	if s.rn == nil || !s.lead.is || !s.see() {
+	if s.see(); s.rn == nil || !s.lead.is {
 		return
 	}
-	for range rules.HeartbeatTicks {
-		s.rn.Tick()
+	unheard := func(voter uint64) bool {
+		n := s.peers[s.nodeOf(voter)]
+		return n != nil && !n.answers
+	}
+	if slices.ContainsFunc(s.conf.GetVoters(), unheard) {
+		for range rules.HeartbeatTicks {
+			s.rn.Tick()
+		}
 	}
 }
 

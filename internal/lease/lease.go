@@ -64,6 +64,8 @@ type View struct {
 	HeldHere bool
 	Renewed  time.Time // when this node last had word of the holder: directly or from a peer
 
+	Acting fleet.Epoch // of a right that has ended, while somebody here still acts under it; zero also where the vote takes care of that
+
 	Elected      fleet.NodeID // the holder by the vote alone, whatever is said outside it
 	ElectedUnder fleet.Epoch
 
@@ -117,7 +119,7 @@ type Grant struct {
 	epoch fleet.Epoch
 	check func() error // asks the clocks; nil: only the context ends the right
 	begin func() error
-	enter func() (leave func())
+	users *Acting // nil: nobody waits for them
 }
 
 // Context ends when the right does; its cause says why.
@@ -142,10 +144,10 @@ func (g Grant) Check() error {
 // given away is not released before; but that is waited for no longer than two seconds, and after that the next holder waits for a ttl. Whether the
 // right is still good must be asked after Enter.
 func (g Grant) Enter() (leave func()) {
-	if g.enter == nil {
+	if g.users == nil {
 		return func() {}
 	}
-	return g.enter()
+	return g.users.enter(g.epoch)
 }
 
 // Begin is asked before something new is started that will take a while. It says no earlier than Check does: what is under way may

@@ -19,12 +19,13 @@ import (
 type neighbour struct {
 	since time.Time
 	rules.Standing
-	stamp  int64         // its boot clock, of the last word
-	echoed time.Duration // this node's boot clock, as it came back; 0: it did not
-	spoken uint64        // ticks: when it was last told something
-	proven progress      // how far, by its last word, it heard the consensus of the seat proves come
-	proves uint64        // Seat.ID
-	faulty time.Duration // boot clock: when it was last said what is wrong with its messages; 0: it was not
+	stamp   int64         // its boot clock, of the last word
+	echoed  time.Duration // this node's boot clock, as it came back; 0: it did not
+	spoken  uint64        // ticks: when it was last told something
+	proven  progress      // how far, by its last word, it heard the consensus of the seat proves come
+	proves  uint64        // Seat.ID
+	answers bool          // its consensus has been heard since it connected
+	faulty  time.Duration // boot clock: when it was last said what is wrong with its messages; 0: it was not
 }
 
 // fresh is how young an answer must be to count.
@@ -40,8 +41,8 @@ func (s *seat) neighbours() map[fleet.NodeID]rules.Neighbour {
 	return out
 }
 
-// see looks who is connected, and reports whether there is a session that was not known.
-func (s *seat) see() (another bool) {
+// see looks who is connected.
+func (s *seat) see() {
 	connected := map[fleet.NodeID]bool{}
 	for _, p := range s.r.config.Network.Peers() {
 		if !s.matters(p.ID) {
@@ -52,12 +53,10 @@ func (s *seat) see() (another bool) {
 		if n == nil || !n.since.Equal(p.Since) {
 			n = &neighbour{since: p.Since}
 			s.peers[p.ID] = n
-			another = true
 		}
 		n.List = p.List
 	}
 	maps.DeleteFunc(s.peers, func(id fleet.NodeID, _ *neighbour) bool { return !connected[id] })
-	return another
 }
 
 // meet looks who is connected, talks to whoever should hear something, and draws conclusions from what they said.
@@ -219,6 +218,7 @@ func (s *seat) receive(l letter) {
 		s.hear(n, e.said)
 	default:
 		err = s.step(e)
+		n.answers = true
 	}
 	if now := s.clock().Boot; err != nil && (n.faulty == 0 || now-n.faulty >= time.Minute) {
 		n.faulty = now

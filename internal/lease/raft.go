@@ -28,7 +28,7 @@ type Peer struct {
 	List  [32]byte  // fleet.Roster.Digest of its own list
 }
 
-// RaftConfig is what a Raft is made from; every field but Prefers, Clock and Log is required.
+// RaftConfig is what a Raft is made from; every field but Prefers, Acting, Clock and Log is required.
 type RaftConfig struct {
 	Self    fleet.NodeID
 	Roster  fleet.Roster
@@ -38,6 +38,7 @@ type RaftConfig struct {
 	OpenDisk func(anew bool) (Disk, error)
 	// Prefers tells with whom the lease is of use: it is given to them before all others. It is asked often, and must not wait.
 	Prefers func(fleet.NodeID) bool // default: all are alike
+	Acting  *Acting                 // default: nobody yet
 	Clock   Clock                   // default: package time's. The machine's is SystemClock
 	Log     *slog.Logger            // default: slog.Default()
 }
@@ -113,12 +114,16 @@ func NewRaft(config RaftConfig) *Raft {
 	if config.Prefers == nil {
 		config.Prefers = func(fleet.NodeID) bool { return false }
 	}
+	if config.Acting == nil {
+		config.Acting = new(Acting)
+	}
 	r := &Raft{
-		config: config, list: newListing(config.Roster), hold: newHold(config.Clock),
+		config: config, list: newListing(config.Roster), hold: newHold(config.Clock, config.Acting),
 		inbox: make(chan letter, inboxSize), asks: make(chan func(*seat)), nudge: make(chan struct{}, 1), over: make(chan struct{}),
 		heard: map[fleet.NodeID]word{}, changed: make(chan struct{}),
 	}
-	r.hold.changed, r.hold.over, r.hold.acting.none = func() { r.announce(); r.wake() }, r.wake, r.wake
+	r.hold.changed, r.hold.over = func() { r.announce(); r.wake() }, r.wake
+	config.Acting.tell(r.wake)
 	return r
 }
 
@@ -309,6 +314,7 @@ func (r *Raft) Confirm(ctx context.Context) error {
 // departWithin is for how long a node that ends tries to hand the lease over, once nobody acts under it any more or lingering has passed.
 const departWithin = time.Second
 
+// partingTime is for how long this node, when it ends, tries to hand the lease over.
 func (r *Raft) partingTime() time.Duration {
 	if r.hold.acting.anybody() {
 		return departWithin + lingering
@@ -335,7 +341,7 @@ func (r *Raft) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	r.hold.close(ErrResigned)
-	limit := time.NewTimer(2*departWithin + r.partingTime())
+	limit := time.NewTimer(departWithin + r.partingTime())
 	defer limit.Stop()
 	select {
 	case err := <-ended:

@@ -90,16 +90,20 @@ func (s *seat) run(done <-chan struct{}) error {
 	tick := rules.Tick(s.ttl)
 	ticker := time.NewTicker(1 + time.Duration(random()%uint64(tick))) // nodes that started at one moment must not stand for election at one moment
 	defer ticker.Stop()
-	var limit <-chan time.Time
+	var hurry, limit <-chan time.Time
+	departed := false
 	s.open()
-	for departed := false; !departed; {
-		s.turn()
+	for {
+		if s.turn(); departed {
+			break
+		}
 		ticks := ticker.C
 		if s.idle() {
 			ticks = nil
 		}
-		var hurry <-chan time.Time
-		if s.lead.departing {
+		if !s.lead.departing {
+			hurry = nil
+		} else if hurry == nil {
 			hurry = time.After(letGo(s.ttl))
 		}
 		select { // a flood of messages holds up neither the time nor what was decided here
@@ -121,6 +125,7 @@ func (s *seat) run(done <-chan struct{}) error {
 		case f := <-s.r.asks:
 			f(s)
 		case <-hurry:
+			hurry = nil
 			s.hurry()
 		case <-s.r.nudge:
 		case <-ticks:

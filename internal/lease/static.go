@@ -34,7 +34,7 @@ type Static struct {
 	heard   map[fleet.NodeID]word   // guarded by mu: who said to hold the lease
 	changed chan struct{}           // guarded by mu
 	again   chan struct{}           // wakes Run
-	acting  acting
+	acting  *Acting
 }
 
 type word struct {
@@ -42,13 +42,21 @@ type word struct {
 	at    time.Time
 }
 
-// NewStatic returns the engine; state is the state directory. A peer's word that it holds the lease is good for ttl.
-func NewStatic(self fleet.NodeID, roster fleet.Roster, ttl time.Duration, state *durable.Root) *Static {
+// NewStatic returns the engine; state is the state directory, acting may be nil. A peer's word that it holds the lease is good for ttl.
+func NewStatic(self fleet.NodeID, roster fleet.Roster, ttl time.Duration, state *durable.Root, acting *Acting) *Static {
+	if acting == nil {
+		acting = new(Acting)
+	}
 	s := &Static{
-		self: self, roster: roster, ttl: ttl, state: state,
+		self: self, roster: roster, ttl: ttl, state: state, acting: acting,
 		heard: map[fleet.NodeID]word{}, changed: make(chan struct{}), again: make(chan struct{}, 1),
 	}
-	s.acting.none = s.wake
+	acting.tell(func() {
+		s.mu.Lock()
+		s.announceLocked()
+		s.mu.Unlock()
+		s.wake()
+	})
 	return s
 }
 
@@ -96,7 +104,7 @@ func (s *Static) settleLocked(ctx context.Context) {
 		return
 	}
 	granted, end := context.WithCancelCause(ctx)
-	s.grant, s.end = Grant{ctx: granted, epoch: epoch, enter: s.acting.enter}, end
+	s.grant, s.end = Grant{ctx: granted, epoch: epoch, users: s.acting}, end
 	s.announceLocked()
 }
 
@@ -165,7 +173,7 @@ func (s *Static) rivalLocked() (rival fleet.NodeID) {
 func (s *Static) Await(ctx context.Context) (Grant, error) {
 	for {
 		s.mu.Lock()
-		grant, held, changed := s.grant, s.end != nil, s.changed
+		grant, held, changed := s.grant, s.end != nil && s.grant.ctx.Err() == nil, s.changed
 		s.mu.Unlock()
 		if held {
 			return grant, nil
@@ -194,6 +202,7 @@ func (s *Static) View() View {
 		v.Holder, v.Epoch, v.HeldHere, v.Renewed = s.self, s.grant.epoch, true, time.Now()
 		return v
 	}
+	v.Acting = s.acting.epoch()
 	if w, known := s.heard[holder]; known {
 		v.Renewed = w.at
 		if time.Since(w.at) < s.ttl && !w.epoch.IsZero() {

@@ -38,7 +38,7 @@ func stateDir(t *testing.T) *durable.Root {
 
 func TestNobodyElseIsGranted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := lease.NewStatic(fe2.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t))
+		s := lease.NewStatic(fe2.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t), nil)
 		defer running(t, s)()
 		ctx, cancel := context.WithTimeout(t.Context(), 365*24*time.Hour)
 		defer cancel()
@@ -50,7 +50,7 @@ func TestNobodyElseIsGranted(t *testing.T) {
 
 func TestTheHolderIsNamedOnlyWhileItIsHeardFrom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := lease.NewStatic(fe2.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t))
+		s := lease.NewStatic(fe2.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t), nil)
 		defer running(t, s)()
 		if v := s.View(); !v.Holder.IsZero() {
 			t.Errorf("a holder before anybody was heard: %+v", v)
@@ -68,7 +68,7 @@ func TestTheHolderIsNamedOnlyWhileItIsHeardFrom(t *testing.T) {
 
 func TestALaterEpochSeenInTheFleetRenewsTheGrantAboveIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := lease.NewStatic(fe1.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t)) // its old state is lost
+		s := lease.NewStatic(fe1.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t), nil) // its old state is lost
 		defer running(t, s)()
 		first := granted(t, s)
 		seen := fleet.Epoch{Generation: 1, Nonce: 5, Term: 70, Index: 3}
@@ -85,7 +85,7 @@ func TestALaterEpochSeenInTheFleetRenewsTheGrantAboveIt(t *testing.T) {
 
 func TestARosterThatPutsAnotherFirstTakesTheLeaseAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := lease.NewStatic(fe1.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t))
+		s := lease.NewStatic(fe1.ID, roster(t, fe1, fe2), 30*time.Second, stateDir(t), nil)
 		defer running(t, s)()
 		g := granted(t, s)
 		s.SetRoster(roster(t, fe2, fe1))
@@ -122,7 +122,7 @@ func TestListsOfAnotherOrderMakeOneHolder(t *testing.T) {
 					}
 				}
 				for i := range nodes {
-					nodes[i] = lease.NewStatic(members[i].ID, roster(t, members[i], members[1-i]), ttl, stateDir(t))
+					nodes[i] = lease.NewStatic(members[i].ID, roster(t, members[i], members[1-i]), ttl, stateDir(t), nil)
 				}
 				defer running(t, nodes[first])()
 				old := granted(t, nodes[first])
@@ -154,8 +154,8 @@ func TestOfTwoHoldersTheLowerIdGoesOn(t *testing.T) {
 		if high.ID.Compare(low.ID) < 0 {
 			low, high = high, low
 		}
-		a := lease.NewStatic(low.ID, roster(t, low, high), 30*time.Second, stateDir(t))
-		b := lease.NewStatic(high.ID, roster(t, high, low), 30*time.Second, stateDir(t))
+		a := lease.NewStatic(low.ID, roster(t, low, high), 30*time.Second, stateDir(t), nil)
+		b := lease.NewStatic(high.ID, roster(t, high, low), 30*time.Second, stateDir(t), nil)
 		defer running(t, a)()
 		defer running(t, b)()
 		ga, gb := granted(t, a), granted(t, b)

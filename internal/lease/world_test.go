@@ -32,6 +32,7 @@ type world struct {
 	loss    float64
 	dropped map[[2]int]bool // one way
 	acts    history
+	lingers bool // who acts takes some time to end
 	forked  bool // a recovery ran while the majority was only cut off: two lines act until they meet
 }
 
@@ -340,6 +341,10 @@ func (m *machine) act(ctx context.Context, engine *lease.Raft, life int) {
 		m.mu.Lock()
 		m.granted = time.Now()
 		m.mu.Unlock()
+		var leave func()
+		if m.w.lingers && called%3 == 0 {
+			leave = grant.Enter()
+		}
 		for first := true; ; first = false {
 			if !first {
 				called = m.w.acts.tick()
@@ -354,6 +359,9 @@ func (m *machine) act(ctx context.Context, engine *lease.Raft, life int) {
 			}
 		}
 		<-grant.Context().Done()
+		if leave != nil {
+			time.AfterFunc(time.Duration(called%6)*700*time.Millisecond, leave)
+		}
 	}
 }
 
