@@ -211,6 +211,9 @@ func expiry(c control.Certificate, now time.Time) cell {
 	return cell{text: "expires " + in(c.NotAfter, now, "")}
 }
 
+// shownServing is up to how many nodes are called by name where some of them do not serve a certificate: what a line holds.
+const shownServing = 5
+
 func servedBy(c control.Certificate, serving []string) cell {
 	if len(serving) == 0 {
 		return cell{text: "no live node has an nginx"}
@@ -218,17 +221,25 @@ func servedBy(c control.Certificate, serving []string) cell {
 	if c.State == control.Placeholder {
 		return cell{"a placeholder is served", yellow}
 	}
-	n := 0
+	var does, doesNot []string
 	for _, node := range serving {
 		if c.ServedBy(node) {
-			n++
+			does = append(does, node)
+		} else {
+			doesNot = append(doesNot, node)
 		}
 	}
-	p := green
-	if n < len(serving) {
+	told, p := fmt.Sprintf("served by %d of %s", len(does), count(len(serving), "node")), green
+	if len(doesNot) > 0 {
 		p = red
 	}
-	return cell{fmt.Sprintf("served by %d of %s", n, count(len(serving), "node")), p}
+	if len(doesNot) > 0 && len(serving) <= shownServing {
+		if len(does) > 0 {
+			told += ": " + strings.Join(does, ", ")
+		}
+		told += "; not by " + strings.Join(doesNot, ", ")
+	}
+	return painted(told, p)
 }
 
 // stateColour is for the states of directories, certificates and listeners alike.

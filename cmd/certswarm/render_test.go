@@ -182,3 +182,27 @@ func TestSpansHaveTheUnitThatMatters(t *testing.T) {
 		}
 	}
 }
+
+// Who serves a certificate, and who does not, stands in one line of status, as long as a line holds it.
+func TestWhoServesWhat(t *testing.T) {
+	for _, c := range []struct{ does, doesNot, want string }{
+		{"fe1 fe2 fe3", "", "served by 3 of 3 nodes"},
+		{"fe1 fe2", "fe3", "served by 2 of 3 nodes: fe1, fe2; not by fe3"},
+		{"", "fe1 fe2", "served by 0 of 2 nodes; not by fe1, fe2"},
+		{"a b", "c d e", "served by 2 of 5 nodes: a, b; not by c, d, e"},
+		{"a b c", "d e f", "served by 3 of 6 nodes"},
+		{"a\x1b[2J", "b", `served by 1 of 2 nodes: a\x1b[2J; not by b`},
+	} {
+		var served []control.Served
+		for _, node := range strings.Fields(c.does) {
+			served = append(served, control.Served{Node: node, State: control.Current})
+		}
+		for _, node := range strings.Fields(c.doesNot) {
+			served = append(served, control.Served{Node: node, State: control.Stale})
+		}
+		got := servedBy(control.Certificate{State: control.Issued, Served: served}, strings.Fields(c.does+" "+c.doesNot))
+		if got.text != c.want || (got.paint == green) != (c.doesNot == "") {
+			t.Errorf("%q and not %q: %q in %q, want %q", c.does, c.doesNot, got.text, got.paint, c.want)
+		}
+	}
+}

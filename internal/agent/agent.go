@@ -37,7 +37,8 @@ type Agent struct {
 	identity *peer.Identity
 	house    atomic.Pointer[house]
 	requests chan reload
-	accepted *config.Config // the one in force; belongs to the goroutine of Run
+	acts     chan control.Act // for the audit log
+	accepted *config.Config   // the one in force; belongs to the goroutine of Run
 
 	mu      sync.Mutex
 	refused *control.Problem // guarded by mu: the last reload was refused
@@ -50,6 +51,7 @@ type reload struct{ done chan error }
 func New(load func() (*config.Config, error), version string, edges Edges, log *slog.Logger) *Agent {
 	return &Agent{
 		load: load, version: version, edges: edges, log: log, changed: newBroadcast(), events: control.NewChronicle(), requests: make(chan reload),
+		acts: make(chan control.Act, auditQueue),
 	}
 }
 
@@ -84,6 +86,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		stopping <- time.Now()
 	})()
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	unasked, audited := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(audited)
+		a.keepAudit(unasked)
+	}()
 	served := make(chan error, 1)
 	go func() { served <- control.NewServer(a, a.log).Serve(serving, socket) }()
 	if a.edges.Ready != nil {
@@ -98,6 +105,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	// The socket goes last: until then people can see what holds the shutdown up.
 	stopServing()
 	err = errors.Join(err, <-served)
+	a.endAudit(unasked, audited) // whoever was answered by now is in it
 	if ctx.Err() != nil {
 		a.log.Info("certswarm has stopped", "took", time.Since(<-stopping))
 	}

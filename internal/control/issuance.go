@@ -186,6 +186,7 @@ func follow[T any](s *Server, w http.ResponseWriter, r *http.Request, do func(co
 				return
 			case o.err != nil:
 				line.Error = o.err.Error()
+				judge(w, ActFailed, line.Error)
 			default:
 				line.Result = &o.result
 			}
@@ -198,6 +199,7 @@ func follow[T any](s *Server, w http.ResponseWriter, r *http.Request, do func(co
 			if !last { // the daemon's side ends before this does: see Certifier
 				cancel()
 				<-ended
+				judge(w, ActLeft, "")
 			}
 			return
 		}

@@ -120,12 +120,12 @@ func (s *Server) leaseRoutes() {
 			s.result(w, recovery, err)
 		}
 	})
-	s.mux.HandleFunc("POST /v1/lease/recover", func(w http.ResponseWriter, r *http.Request) {
+	s.changes("POST /v1/lease/recover", "lease recover", func(w http.ResponseWriter, r *http.Request) {
 		if steward := s.steward(w); steward != nil {
 			s.done(w, steward.RecoverLease(r.Context()))
 		}
 	})
-	s.mux.HandleFunc("POST /v1/lease/resign", func(w http.ResponseWriter, r *http.Request) {
+	s.changes("POST /v1/lease/resign", "lease resign", func(w http.ResponseWriter, r *http.Request) {
 		if steward := s.steward(w); steward != nil {
 			s.done(w, steward.ResignLease(r.Context()))
 		}

@@ -90,15 +90,15 @@ type Server struct {
 func NewServer(daemon Daemon, log *slog.Logger) *Server {
 	s := &Server{daemon: daemon, log: log, mux: http.NewServeMux()}
 	s.mux.HandleFunc("GET /v1/status", s.status)
-	s.mux.HandleFunc("POST /v1/reload", s.reload)
+	s.changes("POST /v1/reload", "reload", s.reload)
 	s.mux.HandleFunc("POST /v1/verify", s.verify)
 	s.mux.HandleFunc("POST /v1/rescan", s.rescan)
-	s.mux.HandleFunc("POST /v1/resume", s.resume)
+	s.changes("POST /v1/resume", "resume", s.resume, "directory", "accept")
 	s.mux.HandleFunc("GET /v1/history", s.history)
-	s.mux.HandleFunc("POST /v1/restore", s.restore)
-	s.mux.HandleFunc("POST /v1/rollback", s.rollBack)
-	s.mux.HandleFunc("POST /v1/cert/obtain", s.obtain)
-	s.mux.HandleFunc("POST /v1/cert/revoke", s.revoke)
+	s.changes("POST /v1/restore", "restore", s.restore, "directory", "path", "version", "force")
+	s.changes("POST /v1/rollback", "cert rollback", s.rollBack, "name", "generation")
+	s.changes("POST /v1/cert/obtain", "cert issue", s.obtain, "name", "renew", "force", "dry_run", "no_wait")
+	s.changes("POST /v1/cert/revoke", "cert revoke", s.revoke, "name", "reason", "no_wait")
 	s.mux.HandleFunc("GET /v1/cert/attempts", s.attempts)
 	s.mux.HandleFunc("GET /v1/events", s.events)
 	s.mux.HandleFunc("GET /metrics", s.metrics)
@@ -113,8 +113,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 // so. The error is nil when ctx was the reason.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	server := &http.Server{
-		Handler:           s,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+		Handler:     s,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, callerKey{}, conn.RemoteAddr())
+		},
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       headerTimeout,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -128,7 +131,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			_ = server.Close() // those that did not end in time are cut off
 		}
 	})
-	err := server.Serve(netutil.LimitListener(ln, connections))
+	err := server.Serve(netutil.LimitListener(knowing{ln}, connections))
 	if stop() {
 		return errors.Join(fmt.Errorf("control socket: %w", err), server.Close())
 	}
@@ -269,6 +272,9 @@ type refusal struct {
 }
 
 func (s *Server) answer(w http.ResponseWriter, code int, body any) {
+	if refused, is := body.(refusal); is {
+		judge(w, ActFailed, refused.Error)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	if err := json.NewEncoder(w).Encode(body); err != nil {

@@ -18,6 +18,7 @@ const (
 	ActSyncAll       Act = "sync all"
 	ActOpen          Act = "open" // a file that is made if it is not there, and overwritten in place
 	ActWriteIntent   Act = "write intent"
+	ActAppend        Act = "append" // a line
 	ActCommit        Act = "commit" // what a database writes by itself: see Do
 )
 

@@ -25,6 +25,9 @@ const (
 	maxDirectories = 63 // and the issuers' own: what one greeting holds
 )
 
+// responder is the name of the challenge responder's socket, unless another one is written.
+const responder = "http01.sock"
+
 // maxNames is how many names public CAs put into one certificate.
 const maxNames = 100
 
@@ -32,6 +35,7 @@ const maxNames = 100
 type checker struct {
 	*Config
 	*decoder
+	again map[string]bool // items whose name, or id, an earlier one has: "peers[1]"
 }
 
 // refuse reports what is wrong with the value at path, where it, or the nearest thing around it, was written.
@@ -76,14 +80,14 @@ func (v *checker) values() {
 	if v.Listen != "" {
 		v.check("listen", checkListen(v.Listen))
 	}
-	v.atMost("peers", len(v.Peers), maxPeers)
 	for i, p := range v.Peers {
 		v.peer(p, fmt.Sprintf("peers[%d]", i))
 	}
-	v.atMost("directories", len(v.Directories), maxDirectories)
+	v.atMost("peers", len(v.Peers), maxPeers)
 	for i, d := range v.Directories {
 		v.directory(d, fmt.Sprintf("directories[%d]", i))
 	}
+	v.atMost("directories", len(v.Directories), maxDirectories)
 	if v.ACME != nil {
 		if v.ACME.Store == "" && len(v.Directories) == 1 {
 			v.ACME.Store = v.Directories[0].Name
@@ -113,14 +117,14 @@ func (v *checker) peer(p Peer, path string) {
 	if p.ID.IsZero() {
 		v.refuse(path+".id", "id: this is nobody's", "write what certswarm identity show prints on that node")
 	}
-	if len(p.Addresses) == 0 {
+	if len(p.Addresses) == 0 && v.complete(path+".addresses") {
 		v.refuse(path+".addresses", "addresses: none is given", "write addresses: [\"HOST:7443\"]")
 	}
 	for i, address := range p.Addresses {
 		v.check(fmt.Sprintf("%s.addresses[%d]", path, i), checkAddress(address))
 	}
 	distinct(v, path+".addresses", p.Addresses)
-	if len(p.Roles) != 1 {
+	if len(p.Roles) != 1 && v.complete(path+".roles") {
 		v.refuse(path+".roles", fmt.Sprintf("roles: a peer has one role, this has %d", len(p.Roles)), "write [issuer], [member] or [witness]")
 	}
 }
@@ -128,7 +132,7 @@ func (v *checker) peer(p Peer, path string) {
 func (v *checker) directory(d Directory, path string) {
 	v.name(path+".name", d.Name, directoryName.MatchString, "1 to 64 of a-z 0-9 -, beginning with a letter or digit")
 	v.check(path+".path", checkPath(d.Path))
-	if len(d.Writers) == 0 {
+	if len(d.Writers) == 0 && v.complete(path+".writers") {
 		v.refuse(path+".writers", "writers: nobody may change anything here", "write [any], [issuers] or names of peers")
 	}
 	distinct(v, path+".writers", d.Writers)
@@ -149,21 +153,25 @@ func (v *checker) acme(a *ACME) {
 	v.check("acme.http01_address", checkAddress(a.HTTP01Address))
 	derived := a.HTTP01Socket == ""
 	if derived {
-		a.HTTP01Socket = filepath.Join(filepath.Dir(v.ControlSocket), "http01.sock")
+		a.HTTP01Socket = filepath.Join(filepath.Dir(v.ControlSocket), responder)
 	}
 	if !derived || !v.wrong("control_socket") {
 		v.check("acme.http01_socket", checkSocket(a.HTTP01Socket))
 	}
 	v.positive("acme.challenge_wait", a.ChallengeWait)
-	if len(a.Retry) == 0 {
+	if len(a.Retry) == 0 && v.complete("acme.retry") {
 		v.refuse("acme.retry", "retry: no pause is given", "write [1m, 10m, 100m, 24h]")
 	}
+	var before Duration
 	for i, pause := range a.Retry {
 		path := fmt.Sprintf("acme.retry[%d]", i)
-		v.positive(path, pause)
-		if i > 0 && pause < a.Retry[i-1] {
-			v.refuse(path, fmt.Sprintf("retry: %s after %s: the pauses must not become shorter", pause, a.Retry[i-1]), "write them in ascending order")
+		if v.positive(path, pause); v.wrong(path) {
+			continue
 		}
+		if pause < before {
+			v.refuse(path, fmt.Sprintf("retry: %s after %s: the pauses must not become shorter", pause, before), "write them in ascending order")
+		}
+		before = pause
 	}
 	for _, bound := range []struct {
 		path  string
@@ -177,7 +185,7 @@ func (v *checker) acme(a *ACME) {
 			v.refuse(bound.path, fmt.Sprintf("%s: with %d nothing could ever be ordered", keyOf(bound.path), bound.value), "write 1 or more")
 		}
 	}
-	if a.Budget.OrdersPerWeek < a.Budget.OrdersPerDay {
+	if a.Budget.OrdersPerWeek < a.Budget.OrdersPerDay && v.settled("acme.budget.orders_per_day") && v.settled("acme.budget.orders_per_week") {
 		v.refuse("acme.budget.orders_per_week", "orders_per_week: less than orders_per_day", fmt.Sprintf("write %d or more", a.Budget.OrdersPerDay))
 	}
 }
@@ -190,11 +198,12 @@ func (v *checker) certificate(c *Certificate, path string) {
 	switch n := len(c.Names); {
 	case !v.written(path + ".names"):
 		c.Names = []string{c.Name}
-		if r := checkCertified(c.Name); r != nil {
+		if r := checkCertified(c.Name); r != nil && v.settled(path+".names") {
 			v.refuse(path+".name", fmt.Sprintf("name: %q is no host name, and names: is missing", c.Name), "write names: [www.example.com]")
 		}
 		v.key(*c, path)
 		return
+	case n == 0 && !v.complete(path+".names"):
 	case n == 0 || n > maxNames:
 		v.refuse(path+".names", fmt.Sprintf("names: a certificate is for 1 to %d names, this for %d", maxNames, n), "write names: [www.example.com], or several certificates")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -62,53 +63,59 @@ func (d *decoder) config(tree *node, c *Config) {
 // section fills the struct into from the mapping n.
 func (d *decoder) section(n *node, into reflect.Value, path string) {
 	fields := fieldsOf(into.Type())
-	known := make(map[string]bool, len(fields))
+	meant := d.unknown(n, fields, path)
 	d.places[path] = n.at
 	for _, f := range fields {
-		known[f.key] = true
 		fill(into.Field(f.index), f.preset)
 		at := join(path, f.key)
-		switch value, written := n.lookup(f.key); {
-		case value != nil:
-			d.value(value, into.Field(f.index), f, at)
-		case written: // reported as having no value
+		p := n.lookup(f.key)
+		d.open[at] = meant[f.key] || p == nil && n.partial || p != nil && p.again
+		switch {
+		case p != nil && p.value != nil:
+			d.value(p.value, into.Field(f.index), f, at)
+		case p != nil: // reported as having no value
+			d.bad[at] = true
+		case d.open[at] && f.required: // it will stand there
 			d.bad[at] = true
 		case f.required && (path != "" || d.top == whole):
 			d.report(at, n.at, f.key+" is missing", f.hint)
 		}
 	}
-	for _, p := range n.pairs {
-		if !known[p.key] {
-			d.unknown(p, fields, path)
-		}
-	}
 }
 
-// lookup returns the value of key, and whether the key is there: it may have no value.
-func (n *node) lookup(key string) (value *node, written bool) {
-	for _, p := range n.pairs {
-		if p.key == key {
-			return p.value, true
+// lookup returns the pair of key, or nil.
+func (n *node) lookup(key string) *pair {
+	for i := range n.pairs {
+		if n.pairs[i].key == key {
+			return &n.pairs[i]
 		}
 	}
-	return nil, false
+	return nil
 }
 
-// unknown reports a key that the section at path does not have.
-func (d *decoder) unknown(p pair, fields []field, path string) {
+// unknown reports the keys that the section at path does not have, and returns those that they were probably meant to be.
+func (d *decoder) unknown(n *node, fields []field, path string) (meant map[string]bool) {
 	keys := make([]string, len(fields))
 	for i, f := range fields {
 		keys[i] = f.key
 	}
-	what := "unknown key " + strconv.Quote(p.key)
-	if path != "" {
-		what += " in " + path
+	meant = make(map[string]bool)
+	for _, p := range n.pairs {
+		if slices.Contains(keys, p.key) {
+			continue
+		}
+		what := "unknown key " + strconv.Quote(p.key)
+		if path != "" {
+			what += " in " + path
+		}
+		instead := "known here are " + strings.Join(keys, ", ")
+		if near := nearest(p.key, keys); near != "" {
+			instead = "write " + near
+			meant[near] = true
+		}
+		d.report("", p.keyAt, what, instead)
 	}
-	instead := "known here are " + strings.Join(keys, ", ")
-	if near := nearest(p.key, keys); near != "" {
-		instead = "write " + near
-	}
-	d.report("", p.keyAt, what, instead)
+	return meant
 }
 
 // value fills into from n. A pointer is filled when it is nil.
@@ -135,6 +142,7 @@ func (d *decoder) value(n *node, into reflect.Value, f field, path string) {
 			return
 		}
 		into.Set(reflect.MakeSlice(into.Type(), len(items), len(items)))
+		d.open[path+"[]"] = n.partial
 		for i, item := range items {
 			d.value(item, into.Index(i), f, fmt.Sprintf("%s[%d]", path, i))
 		}

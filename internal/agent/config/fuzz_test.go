@@ -51,7 +51,8 @@ func FuzzLoad(f *testing.F) {
 }
 
 func loadTexts(a, b []byte) (*Config, error) {
-	p := &problems{files: []string{"a", "b"}, bad: make(map[string]bool)}
+	p := newProblems()
+	p.files = []string{"a", "b"}
 	return build([]source{{"a", a}, {"b", b}}, p, whole)
 }
 

@@ -97,7 +97,7 @@ type source struct {
 
 // open reads the files; those that cannot be read are problems.
 func open(files []string) ([]source, *problems) {
-	p := &problems{bad: make(map[string]bool)}
+	p := newProblems()
 	var sources []source
 	for i, name := range files {
 		p.files = append(p.files, name)
@@ -180,13 +180,14 @@ func build(sources []source, p *problems, extent extent) (*Config, error) {
 	c := &Config{}
 	d := &decoder{problems: p, places: make(map[string]place), top: extent}
 	d.config(tree, c)
-	v := &checker{Config: c, decoder: d}
+	v := &checker{Config: c, decoder: d, again: make(map[string]bool)}
 	v.values()
-	if extent == whole {
-		v.relations()
-	}
+	v.relations()
 	if err := p.errors(); err != nil {
 		return nil, err
+	}
+	if extent == whole {
+		v.form()
 	}
 	return c, nil
 }

@@ -17,6 +17,7 @@ func merge(trees []*node, p *problems) *node {
 }
 
 func mergeMap(into, from *node, top bool, p *problems) {
+	into.partial = into.partial || from.partial
 	index := make(map[string]int, len(into.pairs))
 	for i, have := range into.pairs {
 		index[have.key] = i
@@ -27,15 +28,22 @@ func mergeMap(into, from *node, top bool, p *problems) {
 			into.pairs = append(into.pairs, add)
 			continue
 		}
+		into.pairs[i].again = into.pairs[i].again || add.again
 		have := into.pairs[i].value
 		switch {
 		case have == nil || add.value == nil: // reported when it was parsed
+			into.pairs[i].again = true
+			if have == nil {
+				into.pairs[i].value = add.value
+			}
 		case have.kind == mapping && add.value.kind == mapping:
 			mergeMap(have, add.value, false, p)
 		case top && joined[add.key] && have.kind == list && add.value.kind == list:
 			have.items = append(have.items, add.value.items...)
+			have.partial = have.partial || add.value.partial
 		default:
 			p.again(add, add.value.at, into.pairs[i].keyAt)
+			into.pairs[i].again = true
 		}
 	}
 }

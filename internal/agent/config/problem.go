@@ -51,6 +51,13 @@ type problems struct {
 	unread bool     // a file is wholly missing from the tree
 	list   Errors
 	bad    map[string]bool // by path: "peers[0].id"
+	// open are values that are well as they stand, and may become others when a mistake beside them is mended, by path:
+	// of a key that stands twice, or that an unknown one was meant to be. "peers[]" is for items that peers may get.
+	open map[string]bool
+}
+
+func newProblems() *problems {
+	return &problems{bad: make(map[string]bool), open: make(map[string]bool)}
 }
 
 // report adds what is wrong at path; "" is for what belongs to no value.

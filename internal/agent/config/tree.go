@@ -31,12 +31,15 @@ type node struct {
 	text  string  // of a scalar
 	items []*node // of a list
 	pairs []pair  // of a mapping, in the order of the file, no key twice
+	// partial says that more was meant to stand here: an item without a value, a merge key. It was reported.
+	partial bool
 }
 
 type pair struct {
 	key   string
 	keyAt place
 	value *node // nil when nothing stands behind the key
+	again bool  // the key stands elsewhere too, with something else: that was reported, and either may be meant
 }
 
 // child returns the value of key, or nil.
@@ -171,7 +174,7 @@ func (c *converter) node(n *yaml.Node) *node {
 	switch n.Kind {
 	case yaml.MappingNode:
 		out.kind = mapping
-		first := make(map[string]*pair, len(n.Content)/2)
+		first := make(map[string]int, len(n.Content)/2)
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			c.pair(out, first, n.Content[i], n.Content[i+1])
 		}
@@ -182,9 +185,11 @@ func (c *converter) node(n *yaml.Node) *node {
 			if converted == nil && item.Kind != yaml.AliasNode {
 				c.report("", c.place(item), "an item without a value", "write one, or remove the dash")
 			}
-			if converted != nil {
-				out.items = append(out.items, converted)
+			if converted == nil {
+				out.partial = true
+				continue
 			}
+			out.items = append(out.items, converted)
 		}
 	default:
 		if n.ShortTag() == "!!null" {
@@ -195,26 +200,28 @@ func (c *converter) node(n *yaml.Node) *node {
 	return out
 }
 
-// pair adds one key and its value to out, unless first has it already.
-func (c *converter) pair(out *node, first map[string]*pair, key, value *yaml.Node) {
+// pair adds one key and its value to out, unless first, the indices of out's keys, has it already.
+func (c *converter) pair(out *node, first map[string]int, key, value *yaml.Node) {
 	if key.Kind != yaml.ScalarNode {
 		c.report("", c.place(key), "a key that is "+map[bool]string{true: "a list", false: "not a single word"}[key.Kind == yaml.SequenceNode], "write KEY: VALUE")
 		return
 	}
 	if key.ShortTag() == "!!merge" {
 		c.report("", c.place(key), "a merge key (<<)", "write the keys themselves")
+		out.partial = true
 		return
 	}
 	added := pair{key: key.Value, keyAt: c.place(key)}
 	valueAt := c.place(value)
 	if earlier, twice := first[key.Value]; twice {
-		c.again(added, valueAt, earlier.keyAt)
+		c.again(added, valueAt, out.pairs[earlier].keyAt)
+		out.pairs[earlier].again = true
 		return
 	}
 	if added.value = c.node(value); added.value == nil && value.Kind != yaml.AliasNode {
 		c.report("", valueAt, key.Value+" has no value", "write one, or remove the key")
 	}
-	first[key.Value] = &added
+	first[key.Value] = len(out.pairs)
 	out.pairs = append(out.pairs, added)
 }
 
