@@ -223,7 +223,7 @@ func (d *Directory) openDisk(base *durable.Root) error {
 		return err
 	}
 	d.disk = &disk{
-		root: root, ignored: ignored, maxFile: d.MaxFile,
+		root: root, ignored: ignored, maxFile: d.MaxFile, unasked: sync.OnceFunc(d.sayUnasked),
 		owners: &owners{policy: policy, privileged: os.Geteuid() == 0, idOf: idOf, nameOf: nameOf},
 	}
 	kept, err := base.Beside(filepath.Join(base.Dir(), "archive", d.Name))

@@ -23,6 +23,9 @@ type disk struct {
 	ignored matcher
 	owners  *owners
 	maxFile int64 // bytes
+
+	// unasked is called when the kernel does not tell this process whether a file is open for writing, which it ought to.
+	unasked func()
 }
 
 // sight is one thing on the disk as it was at one moment.
@@ -94,7 +97,7 @@ func (d *disk) read(p index.Path, s sight) (sight, error) {
 		return sight{}, err
 	}
 	defer f.Close()
-	if beingWritten(f, s.stat) {
+	if d.beingWritten(f, s.stat) {
 		return sight{}, errBusy
 	}
 	var digest index.Digest
@@ -128,8 +131,9 @@ func (d *disk) read(p index.Path, s sight) (sight, error) {
 const quiet = 50 * time.Millisecond
 
 // beingWritten asks the kernel: a read lease is refused while anybody has the file open for writing (fcntl(2), F_SETLEASE).
-// Leases are for a file's owner and for root, and not on every file system; elsewhere a recent change counts as a writer.
-func beingWritten(f *os.File, stat durable.Stat) bool {
+// Leases are for a file's owner and for who has CAP_LEASE, root being nobody without it, and not on every file system; elsewhere a recent
+// change counts as a writer, and one who pauses is taken for one who is done.
+func (d *disk) beingWritten(f *os.File, stat durable.Stat) bool {
 	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
 	switch {
 	case err == nil:
@@ -138,6 +142,16 @@ func beingWritten(f *os.File, stat durable.Stat) bool {
 		return err != nil
 	case errors.Is(err, unix.EAGAIN):
 		return true
+	case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM):
+		d.unasked()
 	}
 	return time.Since(time.Unix(0, stat.Mtime)).Abs() < quiet
+}
+
+// sayUnasked says, for an agent that was meant to ask, that it may not. Who is not root was not.
+func (d *Directory) sayUnasked() {
+	if os.Geteuid() == 0 {
+		d.log.Warn("whether files of other owners are open for writing cannot be told: half of one may be replicated while it is written",
+			"next", "give the agent CAP_LEASE")
+	}
 }

@@ -16,8 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withoutReading runs do as somebody whom the mode of a file keeps from reading it, whoever runs the tests. Rights are the thread's, and given back.
+// withoutReading runs do as somebody whom the mode of a file keeps from reading it, whoever runs the tests.
 func withoutReading(t *testing.T, do func()) {
+	t.Helper()
+	withoutRights(t, 1<<unix.CAP_DAC_OVERRIDE|1<<unix.CAP_DAC_READ_SEARCH, do)
+}
+
+// withoutRights runs do without some capabilities. They are the thread's, and given back.
+func withoutRights(t *testing.T, rights uint32, do func()) {
 	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -27,7 +33,7 @@ func withoutReading(t *testing.T, do func()) {
 		t.Fatal(err)
 	}
 	less := had
-	less[0].Effective &^= 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
+	less[0].Effective &^= rights
 	if err := unix.Capset(&header, &less[0]); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,6 +46,41 @@ func TestUnitsAreUnderstood(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: systemd-analyze verify: %v\n%s", unit, err, output)
 		}
+	}
+}
+
+// TestTheAgentsRights: each has its reason beside it, and none that the agent lives by is missing. What happens without one shows only in use.
+func TestTheAgentsRights(t *testing.T) {
+	unit := string(read(t, "certswarm.service"))
+	var given, explained []string
+	for line := range strings.Lines(unit) {
+		if list, ok := strings.CutPrefix(line, "CapabilityBoundingSet="); ok {
+			given = append(given, strings.Fields(list)...)
+		}
+		if text, ok := strings.CutPrefix(line, "#   CAP_"); ok {
+			names, _, _ := strings.Cut("CAP_"+text, "  ")
+			explained = append(explained, strings.Fields(names)...)
+		}
+	}
+	slices.Sort(given)
+	slices.Sort(explained)
+	if len(given) == 0 || !slices.Equal(given, explained) {
+		t.Errorf("the unit gives %v and explains %v", given, explained)
+	}
+	for right, why := range map[string]string{
+		"CAP_CHOWN":            "replicated files belong to whom they belong elsewhere",
+		"CAP_FOWNER":           "modes and times of files of other owners are set",
+		"CAP_DAC_OVERRIDE":     "keys and directories of other owners are read and written",
+		"CAP_LEASE":            "the kernel says whether a file is open for writing (fcntl(2), F_SETLEASE) to its owner and to who has this: root alone is refused, and half of a file would be replicated",
+		"CAP_NET_BIND_SERVICE": "nginx -t binds ports below 1024",
+		"CAP_KILL":             "a master of nginx that is not root is told to reload",
+	} {
+		if !slices.Contains(given, right) {
+			t.Errorf("the unit does not give %s: %s", right, why)
+		}
+	}
+	if !strings.Contains(unit, "\nUser=root\n") || !strings.Contains(unit, "\nAmbientCapabilities=\n") {
+		t.Error("what is in the bounding set is what the agent has only where it is root; who is not needs it in AmbientCapabilities= too")
 	}
 }
 

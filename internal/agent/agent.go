@@ -403,13 +403,19 @@ func (a *Agent) inHouse(ctx context.Context, do func(*house) error) error {
 }
 
 // Counters implements control.Counter.
-func (a *Agent) Counters() map[string]float64 {
-	out := map[string]float64{}
-	for reason, n := range a.house.Load().mesh.Refusals().Counts {
-		out[fmt.Sprintf("certswarm_refused_total{reason=%q}", string(reason))] = float64(n)
+func (a *Agent) Counters() []control.Counts {
+	h := a.house.Load()
+	refused := map[string]float64{}
+	for _, reason := range peer.Reasons {
+		refused[string(reason)] = 0 // a rate needs a beginning
 	}
-	out["certswarm_break_glass_orders_total"] = float64(a.house.Load().glass.ordered())
-	return out
+	for reason, n := range h.mesh.Refusals().Counts {
+		refused[string(reason)] = float64(n)
+	}
+	return []control.Counts{
+		{Name: "certswarm_break_glass_orders_total", Help: "Orders placed without the lease.", Values: map[string]float64{"": float64(h.glass.ordered())}},
+		{Name: "certswarm_refused_total", Help: "Connections, and packets of none, that were refused.", Label: "reason", Values: refused},
+	}
 }
 
 // ID returns the node's id; it is known once Run has begun.

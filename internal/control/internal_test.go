@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"certswarm/internal/fleet"
+	"certswarm/testnet/prometheus"
 )
 
 var update = flag.Bool("update", false, "write testdata/metrics.golden anew")
@@ -184,7 +185,18 @@ func TestExposition(t *testing.T) {
 			{Code: HeldFile, Severity: Warn, Node: "fe1", Text: "b"},
 		},
 	}
-	got := string(exposition(status, map[string]float64{"certswarm_orders_total": 3, "certswarm_bytes_total": 12e9}))
+	got := string(exposition(status, []Counts{
+		{Name: "certswarm_bytes_total", Help: "Bytes.", Values: map[string]float64{"": 12e9}},
+		{Name: "certswarm_orders_total", Help: "Orders by kind.", Label: "kind", Values: map[string]float64{"new": 3, `a"\b`: 1}},
+		{Name: "certswarm_none_total", Help: "Of what never happened.", Label: "kind"},
+	}))
+	families, err := prometheus.Parse(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := families.Value("certswarm_orders_total", "kind", `a"\b`); n != 1 {
+		t.Errorf("the orders are %v", families["certswarm_orders_total"])
+	}
 	if *update {
 		if err := os.WriteFile("testdata/metrics.golden", []byte(got), 0o644); err != nil {
 			t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 )
 
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
-	var counters map[string]float64
+	var counters []Counts
 	if c, ok := s.daemon.(Counter); ok {
 		counters = c.Counters()
 	}
@@ -22,7 +22,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 }
 
 // exposition writes s and counters in the Prometheus text format, version 0.0.4.
-func exposition(s Status, counters map[string]float64) []byte {
+func exposition(s Status, counters []Counts) []byte {
 	var e exporter
 	e.family("certswarm_up", "gauge", "The daemon answers.")
 	e.sample(1)
@@ -39,9 +39,8 @@ func exposition(s Status, counters map[string]float64) []byte {
 	e.peers(s.Peers)
 	e.certificates(s.Certificates)
 	e.problems(s.Problems)
-	for _, name := range slices.Sorted(maps.Keys(counters)) {
-		e.family(name, "counter", "")
-		e.sample(counters[name])
+	for _, c := range counters {
+		e.counts(c)
 	}
 	return e.text.Bytes()
 }
@@ -54,10 +53,7 @@ type exporter struct {
 
 func (e *exporter) family(name, kind, help string) {
 	e.name = name
-	if help != "" {
-		fmt.Fprintf(&e.text, "# HELP %s %s\n", name, help)
-	}
-	fmt.Fprintf(&e.text, "# TYPE %s %s\n", name, kind)
+	fmt.Fprintf(&e.text, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 }
 
 // sample writes one value of the current family. labels alternates names and values.
@@ -161,6 +157,17 @@ func (e *exporter) problems(all []Problem) {
 	e.family("certswarm_problems", "gauge", "Problems by code, severity and the node that must be looked at.")
 	for _, k := range kinds {
 		e.sample(float64(counts[k]), "code", string(k.code), "severity", string(k.severity), "node", k.node)
+	}
+}
+
+func (e *exporter) counts(c Counts) {
+	e.family(c.Name, "counter", c.Help)
+	for _, value := range slices.Sorted(maps.Keys(c.Values)) {
+		if c.Label == "" {
+			e.sample(c.Values[value])
+		} else {
+			e.sample(c.Values[value], c.Label, value)
+		}
 	}
 }
 

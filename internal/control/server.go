@@ -55,8 +55,16 @@ type Daemon interface {
 
 // Counter is implemented by a Daemon that has more to tell Prometheus than its Status holds.
 type Counter interface {
-	// Counters returns monotonic counts by full metric name, such as certswarm_orders_total.
-	Counters() map[string]float64
+	// Counters returns families of monotonic counts, in the order in which they are to be told.
+	Counters() []Counts
+}
+
+// Counts is one family of counters.
+type Counts struct {
+	Name   string             // such as certswarm_orders_total
+	Help   string             // one line
+	Label  string             // what Values is by; "" where there is one value alone, by ""
+	Values map[string]float64 // by the label's value
 }
 
 // ErrUnknownCertificate says that no certificate is declared under the name that was asked for.

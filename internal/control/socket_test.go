@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"certswarm/internal/control"
+	"certswarm/testnet/prometheus"
 )
 
 // daemon is a control.Daemon in the test's hand.
@@ -74,8 +75,8 @@ func (d *daemon) Verify(ctx context.Context, name string) (control.Verification,
 	return d.verify(ctx, name)
 }
 
-func (d *daemon) Counters() map[string]float64 {
-	return map[string]float64{"certswarm_orders_total": 2}
+func (d *daemon) Counters() []control.Counts {
+	return []control.Counts{{Name: "certswarm_orders_total", Help: "Orders.", Values: map[string]float64{"": 2}}}
 }
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -270,8 +271,12 @@ func TestMetricsOverTheSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := io.ReadAll(conn)
-	if err != nil || !strings.Contains(string(text), "\ncertswarm_up 1\n") || !strings.Contains(string(text), "\ncertswarm_orders_total 2\n") {
-		t.Errorf("%s, %v", text, err)
+	_, body, _ := strings.Cut(string(text), "\r\n\r\n")
+	families, wrong := prometheus.Parse(body)
+	up, _ := families.Value("certswarm_up")
+	orders, _ := families.Value("certswarm_orders_total")
+	if err != nil || wrong != nil || up != 1 || orders != 2 {
+		t.Errorf("%s, %v, %v", text, err, wrong)
 	}
 }
 

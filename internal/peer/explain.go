@@ -14,6 +14,7 @@ import (
 // TLS alerts (RFC 8446 6.2) as QUIC transport error codes (RFC 9001 4.8).
 const (
 	alertBadCertificate quic.TransportErrorCode = 0x100 + 42
+	alertNoCertificate  quic.TransportErrorCode = 0x100 + 116
 	alertNoProtocol     quic.TransportErrorCode = 0x100 + 120
 )
 

@@ -47,6 +47,7 @@ type Config struct {
 // HandleCall and OnSession only before Run.
 type Mesh struct {
 	self        *Identity
+	ids         connectionIDs
 	certificate tls.Certificate
 	cluster     string
 	version     string
@@ -125,6 +126,7 @@ func New(config Config) (*Mesh, error) {
 	}
 	m := &Mesh{
 		self:        config.Identity,
+		ids:         config.Identity.connectionIDs(),
 		certificate: certificate,
 		cluster:     config.Cluster,
 		version:     config.Version,

@@ -20,9 +20,16 @@ const (
 	ReasonOtherKey     Reason = "other-key"     // dialled one peer's address, another's key answered
 	ReasonOwnKey       Reason = "own-key"       // dialled itself, or somebody has a copy of this node's key
 	ReasonProtocol     Reason = "protocol"      // does not speak this protocol, or breaks it
+	ReasonGarbage      Reason = "garbage"       // packets, not connections: what came belongs to none and begins none
+	ReasonUnfinished   Reason = "unfinished"    // fell silent in the handshake, or left. Peers do so too: counted, and no more is said
 	ReasonTooMany      Reason = "too-many"      // too many handshakes in flight
 	ReasonTwoDaemons   Reason = "two-daemons"   // let in, but two processes with this key take the session from each other
 )
+
+// Reasons is all of them.
+var Reasons = []Reason{
+	ReasonUnknownKey, ReasonWrongCluster, ReasonOtherKey, ReasonOwnKey, ReasonProtocol, ReasonGarbage, ReasonUnfinished, ReasonTooMany, ReasonTwoDaemons,
+}
 
 // Refusal is one kind of refusal of one node, however often it happened.
 type Refusal struct {
@@ -69,10 +76,7 @@ type remembered struct {
 func (r *refusals) add(refused Refusal, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.counts == nil {
-		r.counts = map[Reason]uint64{}
-	}
-	r.counts[refused.Reason]++
+	r.countLocked(refused.Reason)
 	entry := remembered{Refusal: refused}
 	if i := slices.IndexFunc(r.recent, func(e remembered) bool {
 		return e.ID == refused.ID && e.Reason == refused.Reason && e.Dialled == refused.Dialled
@@ -93,6 +97,20 @@ func (r *refusals) add(refused Refusal, now time.Time) bool {
 	}
 	r.recent = append(r.recent, entry)
 	return loud
+}
+
+// count counts one refusal of which nothing else is to be remembered.
+func (r *refusals) count(reason Reason) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.countLocked(reason)
+}
+
+func (r *refusals) countLocked(reason Reason) {
+	if r.counts == nil {
+		r.counts = map[Reason]uint64{}
+	}
+	r.counts[reason]++
 }
 
 // forget drops what is remembered about a node that is let in at now, but that it has a double as long as that goes on.

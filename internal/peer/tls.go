@@ -76,11 +76,17 @@ func (m *Mesh) serverTLS() *tls.Config {
 	config := m.baseTLS()
 	config.GetConfigForClient = func(caller *tls.ClientHelloInfo) (*tls.Config, error) {
 		from := caller.Conn.RemoteAddr()
+		h, _ := caller.Context().Value(holdKey{}).(*hold) // by admit
+		h.spoke.Store(true)
 		if !slices.Contains(caller.SupportedProtos, alpn) {
+			h.judged.Store(true)
 			m.refuse(fleet.NodeID{}, from, ReasonProtocol, fmt.Sprintf("speaks %.64q, this node %q", caller.SupportedProtos, alpn))
 		}
 		own := m.baseTLS()
-		own.VerifyConnection = func(state tls.ConnectionState) error { return m.verify(state, from, fleet.NodeID{}) }
+		own.VerifyConnection = func(state tls.ConnectionState) error {
+			h.judged.Store(true)
+			return m.verify(state, from, fleet.NodeID{})
+		}
 		return own, nil
 	}
 	return config

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"certswarm/internal/fleet"
@@ -40,12 +41,12 @@ func (m *Mesh) newTransport() *quic.Transport {
 	reset := quic.StatelessResetKey(m.self.derive("stateless reset"))
 	token := quic.TokenGeneratorKey(m.self.derive("address token"))
 	return &quic.Transport{
-		Conn:                m.conn,
-		ConnectionIDLength:  8,
-		StatelessResetKey:   &reset, // the same after a restart: peers learn at once that their connections are gone
-		TokenGeneratorKey:   &token,
-		VerifySourceAddress: func(net.Addr) bool { return m.gate.crowded() },
-		ConnContext:         m.admit,
+		Conn:                  m.sifted(),
+		ConnectionIDGenerator: m.ids,
+		StatelessResetKey:     &reset, // the same after a restart: peers learn at once that their connections are gone
+		TokenGeneratorKey:     &token,
+		VerifySourceAddress:   func(net.Addr) bool { return m.gate.crowded() },
+		ConnContext:           m.admit,
 	}
 }
 
@@ -105,9 +106,11 @@ func (g *gate) leave(host netip.Addr) {
 
 // hold is what one connection takes up of what all share. It travels in the connection's context.
 type hold struct {
-	shaken func() // gives back the place among the handshakes; idempotent
-	window uint64 // guarded by windows.mu
-	gone   bool   // guarded by windows.mu
+	shaken func()      // gives back the place among the handshakes; idempotent
+	window uint64      // guarded by windows.mu
+	gone   bool        // guarded by windows.mu
+	spoke  atomic.Bool // an incoming one: a ClientHello came
+	judged atomic.Bool // an incoming one: it was let pass, or why not was told
 }
 
 type holdKey struct{}
@@ -129,6 +132,7 @@ func (m *Mesh) admit(ctx context.Context, caller *quic.ClientInfo) (context.Cont
 	context.AfterFunc(ctx, func() {
 		h.shaken()
 		m.windows.release(h)
+		m.noteEnd(h, caller.RemoteAddr, context.Cause(ctx))
 	})
 	return context.WithValue(ctx, holdKey{}, h), nil
 }

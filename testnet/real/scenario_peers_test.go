@@ -133,7 +133,7 @@ func TestWrongKeyAtAListedAddress(t *testing.T) {
 	})
 }
 
-// Garbage costs nothing but a counter: see TestStrangers. Here an agent gets it from an address that is in the list.
+// Garbage costs nothing but a counter and a line in the log: see TestStrangers. Here an agent gets it from an address that is in the list.
 func TestGarbageFromAListedAddress(t *testing.T) {
 	t.Parallel()
 	w := start(t, real.Config{Addresses: addresses(2)})

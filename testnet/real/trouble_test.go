@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,12 +16,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"certswarm/internal/control"
+	"certswarm/testnet/prometheus"
 	"certswarm/testnet/real"
+
+	"github.com/quic-go/quic-go"
 )
 
-// Whoever knocks and does not belong changes nothing but a counter and what status says.
+// Whoever knocks and does not belong changes nothing but a counter, the log and what status says.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	w := start(t, real.Config{Addresses: addresses(2)})
@@ -43,13 +48,11 @@ func TestStrangers(t *testing.T) {
 	}
 	for _, n := range w.Nodes {
 		sendGarbage(t, n.Listen())
+		callWithoutCertificate(t, w.ctx, n.Listen())
 	}
 	for _, n := range w.Nodes {
-		metrics := scrape(t, w.ctx, n)
-		for _, reason := range []string{"unknown-key", "wrong-cluster"} {
-			if !strings.Contains(metrics, fmt.Sprintf("certswarm_refused_total{reason=%q}", reason)) {
-				t.Errorf("%s does not count what it refused as %s:\n%s", n.Name, reason, metrics)
-			}
+		for _, reason := range []string{"unknown-key", "wrong-cluster", "garbage", "protocol"} {
+			w.eventually(func() error { return counts(t, w.ctx, n, reason) })
 		}
 		if now := w.status(n).Directories[0].Fingerprint; now != before {
 			t.Errorf("%s holds something else than before", n.Name)
@@ -100,6 +103,42 @@ func sendGarbage(t *testing.T, address string) {
 		if _, err := conn.Write(datagram); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// counts is nil when n has counted something that it refused for that reason, and has a few lines of it in its log.
+func counts(t *testing.T, ctx context.Context, n *real.Node, reason string) error {
+	t.Helper()
+	families, err := prometheus.Parse(scrape(t, ctx, n))
+	if err != nil {
+		return fmt.Errorf("%s tells Prometheus what it cannot read: %w", n.Name, err)
+	}
+	refused, _ := families.Value("certswarm_refused_total", "reason", reason)
+	lines := 0
+	for _, e := range n.Log.Events() {
+		if e.Text == "connection refused" && e.Attribute("reason") == reason {
+			lines++
+		}
+	}
+	if refused < 1 || lines < 1 || lines > 4 { // one each minute, and more after a reload
+		return fmt.Errorf("%s counts %v refused as %s, and has %d lines of that", n.Name, refused, reason, lines)
+	}
+	return nil
+}
+
+// callWithoutCertificate speaks the protocol, but proves no key.
+func callWithoutCertificate(t *testing.T, ctx context.Context, address string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	conn, err := quic.DialAddr(ctx, address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"certswarm/1"}}, nil)
+	if err != nil {
+		return // it heard of the refusal in the handshake
+	}
+	select {
+	case <-conn.Context().Done(): // or a moment later
+	case <-ctx.Done():
+		t.Errorf("%s keeps a caller without a certificate", address)
 	}
 }
 
