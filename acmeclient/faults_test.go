@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -181,6 +182,56 @@ func TestAnOrderThatVanishedAtTheBarrierIsPlacedAgain(t *testing.T) {
 	r.stop()
 	if n := m.presented(); n != 0 {
 		t.Errorf("%d tokens were left, of the first order or the second", n)
+	}
+}
+
+// The CA forgets the order when it has the CSR, or when the CSR was lost on its way. What it issued, if it did, nobody can fetch any more: the attempt is
+// given up, and another with another key begins by the schedule.
+func TestAnOrderThatVanishedAfterTheCSRIsGivenUp(t *testing.T) {
+	t.Parallel()
+	for _, arrived := range []bool{false, true} {
+		t.Run(fmt.Sprintf("the CSR arrived: %v", arrived), func(t *testing.T) {
+			t.Parallel()
+			ctx := fuse(t)
+			m := newMemFleet().serving(t)
+			var lost atomic.Pointer[string] // the order's
+			forgets := func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					id := path.Base(r.URL.Path)
+					switch {
+					case strings.HasPrefix(r.URL.Path, "/finalize-order/") && lost.CompareAndSwap(nil, &id):
+						if arrived {
+							next.ServeHTTP(httptest.NewRecorder(), r)
+						}
+						panic(http.ErrAbortHandler)
+					case strings.HasPrefix(r.URL.Path, "/my-order/") && lost.Load() != nil && *lost.Load() == id:
+						http.NotFound(w, r)
+					default:
+						next.ServeHTTP(w, r)
+					}
+				})
+			}
+			authority := startCA(t, m, func(c *ca.Config) { c.Middleware = forgets })
+			cfg := configFor(m, authority)
+			cfg.Retry = []time.Duration{time.Millisecond}
+			r := start(t, cfg, tenure{ctx: ctx})
+			r.await(ctx, t, www, "issued", issued)
+			history, err := r.History(www)
+			if err != nil || len(history) != 2 || history[0].Error != "" || !strings.Contains(history[1].Error, "no longer knows the order that was being finalized") {
+				t.Errorf("%+v, %v", history, err)
+			}
+			wasted := 0
+			if arrived {
+				wasted = 1
+			}
+			want(t, authority, map[ca.Kind]int{ca.Account: 1, ca.Order: 2, ca.Finalize: 1 + wasted, ca.Issued: 1 + wasted})
+			if got, all := m.installs(), authority.Issued(); len(got) != 1 || got[0].Leaf.SerialNumber.Text(16) != all[len(all)-1] {
+				t.Errorf("installed is %+v, and the CA issued %q", got, all)
+			}
+			if n := m.presented(); n != 0 {
+				t.Errorf("%d tokens were left", n)
+			}
+		})
 	}
 }
 
