@@ -83,6 +83,7 @@ type Client struct {
 	renewals renewalURL
 	orders   gate
 	turns    turns
+	reach    reach
 	revoking sync.Mutex // held while a list of what was revoked is replaced
 
 	mu      sync.Mutex
@@ -114,7 +115,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Transport = newTransport(cfg.Roots)
 	}
 	c := &Client{cfg: cfg, account: account{one: make(chan struct{}, 1)}, orders: gate{room: make(chan struct{}, maxOrdering)}, changed: make(chan struct{})}
-	c.http = &http.Client{Transport: edge{cfg.Transport, make(chan struct{}, maxInFlight)}}
+	c.http = &http.Client{Transport: edge{cfg.Transport, make(chan struct{}, maxInFlight), &c.reach}}
 	seen := make(map[string]bool)
 	for _, declared := range cfg.Certificates {
 		cert, err := validate(declared)

@@ -12,6 +12,7 @@ import (
 type Request struct {
 	Renew bool // although the certificate in force is good: without it that is ErrInForce
 	Force bool // although the budget for orders is used up; the CA's Retry-After and failed validations are never overridden
+	Again bool // although it is not time yet: if the CA answers nothing, the wait for the next attempt stays what it was
 }
 
 // Ticket is the answer to a Request: the attempt that serves it.

@@ -30,6 +30,7 @@ func newTransport(roots *x509.CertPool) http.RoundTripper {
 type edge struct {
 	next     http.RoundTripper
 	inFlight chan struct{} // holds one for each request that the CA has not answered
+	reach    *reach
 }
 
 type (
@@ -78,6 +79,9 @@ func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
 	answer, err := e.next.RoundTrip(req.WithContext(bounded))
+	if err == nil || ctx.Err() == nil { // who has stopped waiting has learnt nothing
+		e.reach.heard(err == nil)
+	}
 	if err != nil {
 		cancel()
 		return nil, err

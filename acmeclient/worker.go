@@ -307,6 +307,8 @@ func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intentio
 		return fmt.Errorf("%w: %w", errNoAuthority, err)
 	}
 	force := slices.ContainsFunc(requests, func(a asked) bool { return a.Force })
+	again := len(requests) > 0 && !slices.ContainsFunc(requests, func(a asked) bool { return !a.Again })
+	begun := time.Now()
 	w.begin(id, requests)
 	defer w.end()
 
@@ -319,7 +321,9 @@ func (w *worker) attempt(ctx context.Context, s *session, j *journal, p intentio
 		_ = pause(ctx, time.Second) // the context is about to end; if it is not, authority may come back
 		return cmp.Or(err, context.Cause(ctx))
 	}
-	err = w.conclude(j, err, p.held, time.Now().UTC())
+	now := time.Now().UTC()
+	missed := err != nil && diagnose(err, now).code == CodeUnreachable && w.client.reach.missed(w.cert.Name, begun, err)
+	err = w.conclude(j, err, p.held, now, missed && again)
 	if err := w.save(ctx, s, j); err != nil && ctx.Err() == nil {
 		w.client.cfg.Log.Warn("journal", "name", w.cert.Name, "err", err)
 	}
@@ -374,8 +378,8 @@ func (w *worker) newAttempt(id, reason string) (*attempt, error) {
 
 // conclude writes the end of an attempt, or of this try at it, into the journal, and returns what failed. Where nothing calls for a
 // certificate but that somebody asked for it, a refusal of the CA ends the attempt, and with the attempt the failure is over: whoever asked is
-// told, and the certificate in force is as good as before.
-func (w *worker) conclude(j *journal, err error, held *Held, now time.Time) error {
+// told, and the certificate in force is as good as before. A spare attempt leaves the wait as it was.
+func (w *worker) conclude(j *journal, err error, held *Held, now time.Time, spare bool) error {
 	if err == nil {
 		j.close(now, nil)
 		j.forgive()
@@ -390,6 +394,7 @@ func (w *worker) conclude(j *journal, err error, held *Held, now time.Time) erro
 	}
 	j.LastError, j.LastCode = f.Error(), f.code
 	switch {
+	case spare && j.NextAttempt.After(now):
 	case f.uncounted:
 		j.NextAttempt = f.until.UTC()
 	default:

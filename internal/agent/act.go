@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"certswarm/syncer"
@@ -21,6 +22,7 @@ func (h *house) act(ctx context.Context) {
 		h.elector.Saw(d.LatestEpoch())
 	}
 	waited := time.Now()
+	var relief sync.WaitGroup
 	for {
 		grant, err := h.elector.Await(ctx)
 		if err != nil {
@@ -29,6 +31,7 @@ func (h *house) act(ctx context.Context) {
 		h.log.Info("this node holds the lease", "epoch", grant.Epoch().String())
 		if time.Since(waited) < time.Second || h.await(grant.Context(), h.informed) {
 			h.acting.Lock() // an order without the lease ends first
+			relief.Go(func() { h.relieve(ctx, grant.Context()) })
 			err = h.acme.Run(ctx, grant)
 			h.acting.Unlock()
 		}
@@ -37,7 +40,9 @@ func (h *house) act(ctx context.Context) {
 		}
 		select {
 		case <-grant.Context().Done():
+			relief.Wait()
 		case <-ctx.Done():
+			relief.Wait()
 			return
 		}
 	}

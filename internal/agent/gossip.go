@@ -35,6 +35,7 @@ type report struct {
 	Leader       fleet.NodeID                `json:"leader,omitzero"` // of the vote; zero: none is known
 	Voters       []seat                      `json:"voters"`          // of the vote, for those who take no part; none: this node takes none either
 	Obtains      bool                        `json:"obtains"`         // certificates, while it holds the lease
+	CutOff       bool                        `json:"cut_off"`         // from the CA, by what it was like when the node held the lease, of late
 	Problems     []control.Problem           `json:"problems"`
 	Served       map[string][]control.Served `json:"served"`       // by certificate
 	Unused       []string                    `json:"unused"`       // certificates that no server of its nginx uses

@@ -26,7 +26,7 @@ func TestAHolderWithoutACMEPassesTheLeaseOn(t *testing.T) {
 			edges := options.Edges
 			options.Edges = func(i int, e *agent.Edges) {
 				edges(i, e)
-				e.CA = counted{&requests}
+				e.CA = refusing{&requests} // one that cannot be reached would move the lease
 			}
 			f := testnet.New(t, options)
 			f.Settle()

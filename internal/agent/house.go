@@ -57,6 +57,7 @@ type house struct {
 	answer   answer     // of status
 	acting   sync.Mutex // held by who asks the CA: under the lease, or without it
 	glass    *glassCase
+	outage   *outage
 	voting   voting
 	deeds    *lease.Acting // of whoever acts under the lease from outside, over all houses
 	blocked  blocked       // what the barrier waits for
@@ -78,7 +79,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 	}
 	h = &house{
 		cfg: cfg, self: self, version: version, edges: edges, log: log, changed: changed,
-		started: past.started, built: time.Now(), reports: past.reports, events: past.events, deeds: past.deeds,
+		started: past.started, built: time.Now(), reports: past.reports, events: past.events, deeds: past.deeds, outage: past.outage,
 	}
 	roster := cfg.Roster()
 	h.roster.Store(&roster)
@@ -138,6 +139,7 @@ func build(cfg *config.Config, identity *peer.Identity, version string, edges Ed
 type memory struct {
 	started time.Time // the daemon
 	glass   *glassCase
+	outage  *outage
 	heard   map[fleet.NodeID]time.Time
 	reports *reports
 	events  *control.Chronicle
@@ -147,14 +149,14 @@ type memory struct {
 
 // firstMemory is that of a daemon which has just started.
 func firstMemory(events *control.Chronicle) memory {
-	return memory{started: time.Now(), reports: newReports(), events: events, deeds: new(lease.Acting)}
+	return memory{started: time.Now(), reports: newReports(), events: events, deeds: new(lease.Acting), outage: new(outage)}
 }
 
 // memory returns what a house whose run has ended leaves behind.
 func (h *house) memory() memory {
 	m := memory{
 		started: h.started, glass: h.glass, heard: map[fleet.NodeID]time.Time{}, reports: h.reports, events: h.events, lease: h.elector.View(),
-		deeds: h.deeds,
+		deeds: h.deeds, outage: h.outage,
 	}
 	for _, p := range h.mesh.Peers() {
 		m.heard[p.ID] = p.LastHeard

@@ -71,7 +71,7 @@ func (h *house) openOffice(list fleet.Roster, last lease.View) {
 		if kind == config.EngineRaft {
 			engine = lease.NewRaft(lease.RaftConfig{
 				Self: h.self.ID, Roster: list, TTL: ttl, Network: network, OpenDisk: lease.DiskIn(h.state),
-				Prefers: h.obtains, Acting: h.deeds, Clock: h.edges.Clock, Log: h.log,
+				Prefers: h.prefers, Acting: h.deeds, Clock: h.edges.Clock, Log: h.log,
 			})
 		}
 		for _, d := range h.syncer.Directories() {

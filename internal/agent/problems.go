@@ -39,6 +39,7 @@ func (h *house) problemsHere() []control.Problem {
 	out = append(out, h.nginxProblems()...)
 	out = append(out, h.standingProblems()...)
 	out = append(out, h.obtainingProblems()...)
+	out = append(out, h.outageProblems()...)
 	out = append(out, h.unsavedProblems()...)
 	out = append(out, h.barrierProblems()...)
 	out = append(out, h.refusalProblems()...)

@@ -29,7 +29,7 @@ func TestAnIssuerThatCannotWriteHoldsUpNobody(t *testing.T) {
 			without := options.Edges
 			options.Edges = func(i int, edges *agent.Edges) {
 				without(i, edges)
-				edges.CA = counted{&requests}
+				edges.CA = refusing{&requests} // one that cannot be reached would move the lease
 				disk := edges.Disk
 				edges.Disk = func(e durable.Effect, do func() error) error {
 					if filepath.Base(e.Dir) == "issuers" && cannot[i].Load() {

@@ -275,6 +275,7 @@ func (h *house) servedHere(name, serial string) []control.Served {
 // report is what this node tells the others.
 func (h *house) report() report {
 	r := report{Serves: h.serves(), Obtains: h.acme != nil, Served: map[string][]control.Served{}, Unused: h.unusedHere(), Problems: h.problemsHere()}
+	r.CutOff = h.outage.lasts()
 	view := h.elector.View()
 	r.Elected, r.ElectedUnder, r.Leader = view.Elected, view.ElectedUnder, view.Leader
 	if r.Holds = view.Acting; view.HeldHere {

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"certswarm/testnet"
 )
 
 // willing is a CA that believes everybody, and can live in a bubble: it asks for no challenge and looks at no signature. What matters to it is who
@@ -77,15 +79,15 @@ func issue(t *testing.T, by *x509.Certificate, with *ecdsa.PrivateKey, name stri
 }
 
 // at is the CA as a node sees it.
-func (ca *willing) at(node int) http.RoundTripper { return door{ca, node} }
+func (ca *willing) at(node int) http.RoundTripper { return counter{ca, node} }
 
-type door struct {
+type counter struct {
 	ca   *willing
 	node int
 }
 
 // RoundTrip implements http.RoundTripper.
-func (d door) RoundTrip(r *http.Request) (*http.Response, error) {
+func (d counter) RoundTrip(r *http.Request) (*http.Response, error) {
 	var said struct{ Payload string }
 	if r.Body != nil {
 		text, err := io.ReadAll(r.Body)
