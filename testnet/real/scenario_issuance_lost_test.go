@@ -134,6 +134,29 @@ func TestHolderKilledAndSucceeded(t *testing.T) {
 	i.await(noProblems)
 }
 
+// The holder stands still at every arrow, for longer than its lease lasts. When it goes on, the answers that it was waiting for are there, and
+// another issuer has done all of it.
+func TestHolderFrozenAndSucceeded(t *testing.T) {
+	t.Parallel()
+	i := interrupt(t, succeeds, 3)
+	holder, others := i.loses()
+	holder.Freeze()
+	i.awaitOn(real.Served, others...)
+	i.cost(once(len(i.names)))
+	for _, rule := range i.held {
+		rule.End()
+	}
+	holder.Thaw()
+	i.await(real.Served)
+	i.await(noProblems)
+	want := once(len(i.names))
+	want.orders++ // one newOrder was on its way when the holder stood still; nobody goes on with what came of it
+	i.cost(want)
+	finalized(t, i.faults, 1, i.names...)
+	i.shown(i.names...)
+	leftAlone(t, i.faults, limited, i.wait)
+}
+
 // The holder is cut off from the others at every arrow, and both sides reach the CA. All that it was waiting for comes to pass in that
 // moment, so that it goes on for as long as its lease lasts; the others go on as soon as it has ended.
 func TestLeaseSplit(t *testing.T) {
