@@ -36,6 +36,9 @@ func (c *cable) Send(to fleet.NodeID, message []byte) {
 		delay *= 3 // overtaken
 	}
 	engine := target.raft
+	if c.m.later {
+		message = inLaterWords(w.t, message)
+	}
 	time.AfterFunc(delay, func() {
 		w.mu.Lock()
 		still := target.links[c.m.n].Equal(since) && target.raft == engine && engine != nil && !w.dropped[[2]int{c.m.n, i}]

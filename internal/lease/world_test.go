@@ -48,6 +48,7 @@ type machine struct {
 	digest [32]byte          // of list
 	links  map[int]time.Time // guarded by w.mu: connected since
 	luck   *rand.Rand        // guarded by w.mu: of what it sends
+	later  bool              // guarded by w.mu: it speaks as a later version might
 	sent   int               // guarded by w.mu
 
 	raft   *lease.Raft // nil: down; written under w.mu
