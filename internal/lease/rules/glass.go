@@ -23,7 +23,7 @@ const (
 )
 
 const (
-	rankDelay  = time.Minute      // between the ranks where there is no certificate at all
+	rankDelay  = time.Minute      // between the ranks where the turns of all have come, or there is no certificate at all
 	deferDelay = 10 * time.Minute // what a reachable node that ranks higher gets then
 	askedFresh = time.Minute      // for how long an answer of the peers counts
 )
@@ -79,8 +79,7 @@ func JudgeGlass(c Case, now time.Time) Verdict {
 	if c.Newer && fresh(c.Asked, now) {
 		return Verdict{Answer: Later, At: c.Asked.Add(askedFresh), Why: "somebody has a newer certificate already"}
 	}
-	turn := c.turn(rank, now)
-	at := latest(turn, c.Silent.Add(c.After))
+	at := c.turn(rank, now)
 	if at.After(now) {
 		return Verdict{Answer: Later, At: at, Why: fmt.Sprintf("the turn of this node, %d of %d, comes then", rank+1, len(c.Issuers))}
 	}
@@ -122,16 +121,20 @@ func Key(names []string) string {
 func (c Case) pair() bool { return c.Voters < 3 }
 
 // turn is when a rank may order. Alone, the ranks are spread between the urgency U and a last chance L = U/4, so that even the last one
-// acts in time from an island. A node that reaches somebody of a higher rank leaves it to that one until L; it does not leave it the rest, because
+// acts in time from an island. Where the lease was lost when all that is over, the ranks follow each other at once, within half of what is left: two that
+// asked each other at one moment would both hear that nobody orders. A node that reaches somebody of a higher rank leaves it to that one until L; it does not leave it the rest, because
 // whoever can be reached may still be unable to reach the CA.
 func (c Case) turn(rank int, now time.Time) time.Time {
 	first := !slices.ContainsFunc(c.order()[:rank], func(id fleet.NodeID) bool { return slices.Contains(c.Reachable, id) })
+	begin, delay := c.Silent.Add(c.After), rankDelay
+	if !first {
+		delay = deferDelay
+	}
 	if c.NotAfter.IsZero() || !c.NotAfter.After(now) {
-		delay := rankDelay
-		if !first {
-			delay = deferDelay
-		}
-		return c.Silent.Add(c.After + time.Duration(rank)*delay)
+		return begin.Add(time.Duration(rank) * delay)
+	}
+	if half := c.NotAfter.Sub(begin) / 2; half > 0 {
+		begin = begin.Add(time.Duration(rank) * min(delay, half/time.Duration(len(c.Issuers))))
 	}
 	urgent := c.Due / 2
 	if c.pair() {
@@ -145,7 +148,7 @@ func (c Case) turn(rank int, now time.Time) time.Time {
 	case rank > 0:
 		left = urgent - time.Duration(rank)*(urgent-last)/time.Duration(len(c.Issuers)-1)
 	}
-	return c.NotAfter.Add(-left)
+	return latest(begin, c.NotAfter.Add(-left))
 }
 
 // affordable is when the budget allows the next order.

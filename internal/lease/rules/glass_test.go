@@ -28,7 +28,7 @@ func aCase(issuers ...int) rules.Case {
 }
 
 // when walks a case through time as an agent would, asking when it is told to, and returns how much life was left when it ordered.
-func when(t testing.TB, c rules.Case) (left time.Duration, ordered bool) {
+func when(t rapid.TB, c rules.Case) (left time.Duration, ordered bool) {
 	t.Helper()
 	now := epoch
 	for range 1000 {
@@ -93,6 +93,38 @@ func TestThoseWhoSeeEachOtherLeaveItToTheFirst(t *testing.T) {
 	if first != 1 {
 		t.Errorf("%d order first: %v", first, orders)
 	}
+}
+
+// The lease may be lost when the turns of all are over, or there may be no certificate: still no two that reach each other begin within the time that it
+// takes to ask, and nobody waits until it is too late.
+func TestNoTwoBeginAtOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := aCase(1, 2, 3, 4, 5)
+		c.Voters = rapid.SampledFrom([]int{2, 3, 5}).Draw(t, "voters")
+		if c.Voters < 3 {
+			c = aCase(1, 2)
+			c.Voters = 2
+		}
+		left := time.Duration(rapid.IntRange(2, int(life/time.Minute)).Draw(t, "minutes left when the lease is given up")) * time.Minute
+		c.Silent = c.NotAfter.Add(-left - c.After)
+		seesAll := rapid.Bool().Draw(t, "they reach each other")
+		if seesAll {
+			c.Reachable = c.Issuers
+		}
+		begun := map[time.Duration]fleet.NodeID{}
+		for _, c.Self = range c.Issuers {
+			at, ordered := when(t, c)
+			if !ordered || at <= 0 {
+				t.Fatalf("with %v left at first, %s orders %v after the end", left, c.Self.Short(), -at)
+			}
+			for other, who := range begun {
+				if gap := (at - other).Abs(); gap < min(left/20, 30*time.Second) {
+					t.Fatalf("with %v left at first, %s and %s order within %v", left, who.Short(), c.Self.Short(), gap)
+				}
+			}
+			begun[at] = c.Self
+		}
+	})
 }
 
 func TestGlass(t *testing.T) {
