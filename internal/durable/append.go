@@ -28,8 +28,10 @@ func (r *Root) Append(name string, line []byte, limit int64) error {
 
 func (d directory) append(base string, line []byte, limit int64) error {
 	before, err := d.lstat(base)
+	made := false
 	switch {
 	case errors.Is(err, unix.ENOENT):
+		made = true
 	case err != nil:
 		return err
 	case before.Kind != File: // what else it is might wait for a reader, for ever
@@ -38,7 +40,7 @@ func (d directory) append(base string, line []byte, limit int64) error {
 		if err := unix.Renameat(int(d), base, int(d), base+".1"); err != nil {
 			return err
 		}
-		before = Stat{}
+		before, made = Stat{}, true
 	}
 	fd, err := d.openat(base, unix.O_RDWR|unix.O_APPEND|unix.O_CREAT, 0o600)
 	if err != nil {
@@ -60,5 +62,8 @@ func (d directory) append(base string, line []byte, limit int64) error {
 	if err := retrying(func() error { return unix.Fdatasync(fd) }); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	return errors.Join(f.Close(), d.sync())
+	if err := f.Close(); err != nil || !made {
+		return err
+	}
+	return d.sync() // its name
 }

@@ -46,6 +46,9 @@ func TestTheSystemCallsAreThoseIntended(t *testing.T) {
 			"syncfs .", "renameat four", "renameat five", "syncfs ."}},
 		{"a directory", []string{"mkdirat alone", "fsync alone", "fsync ."}},
 		{"a directory for others", []string{"mkdirat .certswarm-?", "fsync .certswarm-?", "renameat2 shared", "fsync ."}},
+		{"the first line of a log", []string{"openat log", "write log", "fdatasync log", "fsync ."}},
+		{"the next one", []string{"openat log", "write log", "fdatasync log"}},
+		{"one that is too much for it", []string{"renameat log.1", "openat log", "write log", "fdatasync log", "fsync ."}},
 	} {
 		if !slices.Equal(got[want.what], want.calls) {
 			t.Errorf("%s:\n got %q\nwant %q", want.what, got[want.what], want.calls)
@@ -89,6 +92,10 @@ func beTraced(t *testing.T, dir string) {
 	say("a directory for others")
 	_, err = r.MkDir("shared", 0o755, AsItIs)
 	must(t, err)
+	for _, what := range []string{"the first line of a log", "the next one", "one that is too much for it"} {
+		say(what)
+		must(t, r.Append("log", []byte("line\n"), 10))
+	}
 	say("nothing")
 }
 
